@@ -1,0 +1,74 @@
+"""Models: what is learned. Sizes of the data are not declared; they come from the data."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from deepstrata.schemas._base import Declaration
+
+
+class RBM(Declaration):
+    """A restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
+
+    Hinton (2002); Gaussian visible units have unit variance, so standardise the data.
+    """
+
+    kind: Literal["rbm"] = "rbm"
+    hidden: PositiveInt
+    visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    gibbs_steps: PositiveInt = 1
+    """The k of CD-k."""
+    persistent: bool = False
+    """Keep the negative chains from step to step (Tieleman 2008)."""
+    chains: PositiveInt = 100
+    """Persistent chains of each shard of a round; unused otherwise."""
+    sparsity_target: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Wanted mean activation of a hidden unit."""
+    sparsity_cost: NonNegativeFloat = 0.0
+    """Weight of the pull of the hidden biases towards ``sparsity_target``."""
+    weight_scale: PositiveFloat = 0.01
+    """Standard deviation of the initial weights."""
+
+
+class Dense(Declaration):
+    """A fully connected layer."""
+
+    kind: Literal["dense"] = "dense"
+    units: PositiveInt
+    activation: Literal["logistic", "tanh", "relu", "linear"] = "logistic"
+
+
+class Softmax(Declaration):
+    """A fully connected layer with a softmax over classes, trained by cross-entropy."""
+
+    kind: Literal["softmax"] = "softmax"
+    classes: PositiveInt
+
+
+Layer = Annotated[RBM | Dense | Softmax, Field(discriminator="kind")]
+
+
+class DBN(Declaration):
+    """A deep belief net: a stack of RBMs, and a ``Softmax`` on top if it is to classify.
+
+    Pretraining trains the RBMs one by one; fine-tuning takes their recognition weights for a
+    feed-forward net (Hinton & Salakhutdinov 2006).
+    """
+
+    kind: Literal["dbn"] = "dbn"
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Softmax) and i < len(self.layers) - 1:
+                raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
+            if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
+                raise ValueError(
+                    f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
+                    "probabilities of the layer below, so it takes bernoulli ones"
+                )
+        return self
+
+
+Model = Annotated[RBM | DBN, Field(discriminator="kind")]

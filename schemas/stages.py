@@ -1,0 +1,224 @@
+"""Stages: the steps of a pipeline, in the order in which they are declared."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PlainSerializer,
+    PositiveInt,
+    WithJsonSchema,
+    model_validator,
+)
+
+from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.models import RBM, Model, Softmax
+from deepstrata.schemas.optimisers import SGD, Optimiser
+from deepstrata.schemas.strategies import LocalSteps, Strategy
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Part = Literal["train", "validation", "test"]
+
+
+def _import(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    module, _, name = value.partition(":")
+    if not name:
+        raise ValueError("expected a function or 'module:name'")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import: {error}") from None
+
+
+def _module_level(value: Any) -> Any:
+    value = _import(value)
+    name = getattr(value, "__qualname__", "")
+    if not callable(value) or "<" in name or "." in name or not name:
+        raise ValueError("expected a function defined at the top level of a module")
+    return value
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+Function = Annotated[
+    Callable[..., Any],
+    BeforeValidator(_module_level),
+    PlainSerializer(_name_of, return_type=str),
+    WithJsonSchema({"type": "string", "description": "module:name"}),
+]
+
+
+class _Stage(Declaration):
+    name: str = ""
+    """Unique within the pipeline; the kind by default."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name"):
+            return data | {"name": cls.model_fields["kind"].default}
+        return data
+
+
+class Apply(_Stage):
+    """Preprocess with a function of an ``xarray.Dataset`` that returns one, lazily."""
+
+    kind: Literal["apply"] = "apply"
+    function: Function
+    arguments: dict[str, str | int | float | bool | None] = {}
+    """Passed on as keyword arguments."""
+
+
+class Split(_Stage):
+    """Assign every sample to training, validation or test.
+
+    With ``by``, a variable names each sample's part; otherwise (or for what ``by`` calls
+    ``train``) fractions of every shard are drawn by key, or taken from its end.
+    """
+
+    kind: Literal["split"] = "split"
+    by: str | None = None
+    """Variable along the sample dimension: strings, or numbers with CF ``flag_meanings``."""
+    validation: Fraction = 0.0
+    test: Fraction = 0.0
+    shuffle: bool = True
+    """Draw the fractions by key; False takes them from the end of each shard (time series)."""
+
+    @model_validator(mode="after")
+    def _some_left(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test leave nothing to train on")
+        return self
+
+
+class Scale(_Stage):
+    """Map the features linearly to [0, 1]: ``(x - minimum) / (maximum - minimum)``."""
+
+    kind: Literal["scale"] = "scale"
+    minimum: float | None = None
+    """Found in the training part when not given; likewise ``maximum``."""
+    maximum: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if None not in (self.minimum, self.maximum) and not self.minimum < self.maximum:  # type: ignore[operator]
+            raise ValueError("minimum must be below maximum")
+        return self
+
+
+class Standardise(_Stage):
+    """Subtract the mean and divide by the standard deviation of the training part."""
+
+    kind: Literal["standardise"] = "standardise"
+    per: Literal["feature", "dataset"] = "feature"
+    """Statistics of each feature, or of all together."""
+    epsilon: Annotated[float, Field(gt=0)] = 1e-6
+    """Added to the standard deviation."""
+
+
+class _Train(_Stage):
+    epochs: NonNegativeInt = 10
+    strategy: Strategy = LocalSteps()
+    checkpoint_rounds: PositiveInt | None = None
+    """Rounds between checkpoints; about an epoch by default. Never changes a result."""
+    monitor: NonNegativeInt = 1000
+    """Training and validation samples looked at after every epoch for the learning curves."""
+
+
+class Pretrain(_Train):
+    """Train the RBMs of a model one by one; each reads the activations of the one below."""
+
+    kind: Literal["pretrain"] = "pretrain"
+    model: Model
+    optimiser: Optimiser | tuple[Optimiser, ...] = SGD(learning_rate=0.05, momentum=0.5)
+    """One for all RBMs, or one each."""
+    activations: Literal["auto", "recompute", "store"] = "auto"
+    """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
+
+    @property
+    def rbms(self) -> tuple[RBM, ...]:
+        """The RBMs at the bottom of the model, in the order in which they are trained."""
+        if isinstance(self.model, RBM):
+            return (self.model,)
+        stack: list[RBM] = []
+        for layer in self.model.layers:
+            if not isinstance(layer, RBM):
+                break
+            stack.append(layer)
+        return tuple(stack)
+
+    @model_validator(mode="after")
+    def _trainable(self) -> Self:
+        if not self.rbms:
+            raise ValueError("the model's first layer is not an RBM: nothing to pretrain")
+        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
+            raise ValueError(
+                f"expected one optimiser, or one for each of the {len(self.rbms)} RBMs; "
+                f"found {len(self.optimiser)}"
+            )
+        return self
+
+
+class FineTune(_Train):
+    """Train all layers of a model by backpropagation, from pretrained or fresh weights."""
+
+    kind: Literal["finetune"] = "finetune"
+    model: Model | None = None
+    """Trained from fresh weights; by default the model of ``start`` goes on."""
+    start: str | None = None
+    """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
+    optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+
+    @model_validator(mode="after")
+    def _can_classify(self) -> Self:
+        if self.model is not None and self.start is not None:
+            raise ValueError("give a model (fresh weights) or a start (trained ones), not both")
+        return self
+
+
+class Evaluate(_Stage):
+    """Measure a trained model on parts of the data."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    start: str | None = None
+    """Name of the stage that trained the model; the nearest one above by default."""
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("validation", "test")
+    """Parts without samples are left out."""
+
+
+class Encode(_Stage):
+    """Write the codes of every sample to Zarr, with the samples' coordinates."""
+
+    kind: Literal["encode"] = "encode"
+    start: str | None = None
+    """Name of the stage that trained the model; the nearest one above by default."""
+    path: str | None = None
+    """Where to write; ``codes.zarr`` in the run directory by default."""
+    layer: NonNegativeInt | None = None
+    """Layer whose output is the code; the last one below the softmax by default."""
+
+
+class Report(_Stage):
+    """Write one HTML file that shows the run."""
+
+    kind: Literal["report"] = "report"
+    examples: PositiveInt = 32
+    """Filters, reconstructions and samples shown."""
+
+
+Stage = Annotated[
+    Apply | Split | Scale | Standardise | Pretrain | FineTune | Evaluate | Encode | Report,
+    Field(discriminator="kind"),
+]
+
+
+def classifies(model: Model) -> bool:
+    """Tell whether a model ends in a softmax."""
+    return not isinstance(model, RBM) and isinstance(model.layers[-1], Softmax)
