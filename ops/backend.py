@@ -1,0 +1,99 @@
+"""Which library computes: the array's own. CuPy is imported here only, and late."""
+
+import math
+from typing import Any, Literal
+
+import array_api_compat
+import numpy as np
+
+from deepstrata.schemas.errors import ClusterError
+from deepstrata.schemas.trees import Array
+
+Namespace = Any  #: a module of the array API standard
+
+
+def namespace(x: Array) -> Namespace:
+    """Return the array API namespace of ``x``; ask once per public op, a call costs 1 us."""
+    return array_api_compat.array_namespace(x)
+
+
+def is_numpy(x: Array) -> bool:
+    """Tell whether ``x`` is a NumPy array."""
+    return isinstance(x, np.ndarray)
+
+
+def is_fast(*arrays: Array) -> bool:
+    """Tell whether the compiled kernels take these arrays: NumPy, float32, C-contiguous."""
+    return all(
+        isinstance(x, np.ndarray) and x.dtype == np.float32 and x.flags.c_contiguous for x in arrays
+    )
+
+
+def to_numpy(x: Array) -> Array:
+    """Return ``x`` as a NumPy array; one on a GPU is copied, a NumPy array is itself."""
+    if isinstance(x, np.ndarray):
+        return x
+    return x.get() if array_api_compat.is_cupy_array(x) else np.asarray(x)
+
+
+def device_array(x: Array, backend: Literal["numpy", "cupy"]) -> Array:
+    """Return ``x`` as an array of ``backend``, copied only where it has to move.
+
+    Raises
+    ------
+    ClusterError
+        CuPy is asked for and not installed where this runs.
+    """
+    if backend == "numpy":
+        return to_numpy(x)
+    try:
+        import cupy
+    except ImportError as error:
+        raise ClusterError(
+            f"the pipeline asks for CuPy arrays, and this process cannot import cupy ({error}); "
+            "install deepstrata[gpu] on every worker"
+        ) from None
+    return cupy.asarray(x)
+
+
+def store(value: Array, out: Array | None) -> Array:
+    """Return ``value``, or ``out`` filled with it."""
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+def product(a: Array, b: Array, out: Array | None = None) -> Array:
+    """Return the matrix product ``a @ b``, written straight into ``out`` where that is possible.
+
+    Parameters
+    ----------
+    a, b
+        (N, K) and (K, M); transposed views cost nothing.
+    out
+        (N, M), overwritten.
+    """
+    if out is not None and (is_numpy(out) or array_api_compat.is_cupy_array(out)):
+        return namespace(a).matmul(a, b, out=out)
+    return store(a @ b, out)
+
+
+class Scratch:
+    """Buffers that a caller lends to the ops it calls in a loop, so that they allocate once.
+
+    What an op returns never lies in one. Not for two threads at a time.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Array] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
+        """Return an array of ``shape``, of the kind and dtype of ``like``, with any content."""
+        size = math.prod(shape)
+        held = self._buffers.get(name)
+        if held is None or held.shape[0] < size or held.dtype != like.dtype:
+            xp = namespace(like)
+            device = array_api_compat.device(like)
+            held = self._buffers[name] = xp.empty((size,), dtype=like.dtype, device=device)
+        return namespace(held).reshape(held[:size], shape)

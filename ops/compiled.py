@@ -1,0 +1,266 @@
+"""Fused loops for float32 C-contiguous NumPy arrays, compiled by numba: one thread, no GIL.
+
+Each has an oracle of array API operations in ``random``, ``kernels`` or ``optimisers``, and gives
+the oracle's bits: only operations that IEEE 754 rounds correctly are used, in the oracle's order,
+and the compiler may not contract them (no ``fastmath``). All loops live in one file, since
+numba's cache on disk does not notice when a function of another file changes.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+
+from deepstrata.ops import constants as c
+
+F = TypeVar("F", bound=Callable[..., Any])
+Floats = Any  #: a float32 C-contiguous numpy.ndarray
+
+CHUNK = 1024  # units whose random words are made at once: 4 KiB, and they stay in the L1 cache
+LOW = np.uint64(0xFFFFFFFF)
+HALF = np.uint64(32)
+M0, M1 = np.uint64(c.PHILOX_M0), np.uint64(c.PHILOX_M1)
+W0, W1 = np.uint64(c.PHILOX_W0), np.uint64(c.PHILOX_W1)
+ZERO, ONE = np.float32(0), np.float32(1)
+LIMIT, LOG2E, ROUNDER = np.float32(c.LIMIT), np.float32(c.LOG2E), np.float32(c.ROUNDER)
+LN2_HIGH, LN2_LOW = np.float32(c.LN2_HIGH), np.float32(c.LN2_LOW)
+E0, E1, E2, E3, E4, E5 = (np.float32(value) for value in c.EXP)
+STEP24 = np.float32(2.0**-24)
+
+
+def compiled(function: F) -> F:
+    """Compile ``function`` at its first call, or load it from numba's cache."""
+    return cast(F, njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+@compiled
+def _fill(words: Any, tile: int, tiles: int, row: int, draw: int, seed: Any) -> None:
+    """Write the random words of ``tiles`` tiles of 64 units; 16 counters run side by side."""
+    c1_start = np.uint64(row) & LOW
+    c2_start = np.uint64(row) >> HALF
+    for t in range(tiles):
+        first = np.uint64((tile + t) * 16)
+        at = t * 64
+        for lane in range(16):
+            c0, c1, c2, c3 = first + np.uint64(lane), c1_start, c2_start, np.uint64(draw)
+            k0, k1 = np.uint64(seed) & LOW, np.uint64(seed) >> HALF
+            for _ in range(10):
+                p0 = M0 * c0
+                p1 = M1 * c2
+                c0, c1 = (p1 >> HALF) ^ c1 ^ k0, p1 & LOW
+                c2, c3 = (p0 >> HALF) ^ c3 ^ k1, p0 & LOW
+                k0 = (k0 + W0) & LOW
+                k1 = (k1 + W1) & LOW
+            words[at + lane] = np.uint32(c0)
+            words[at + 16 + lane] = np.uint32(c1)
+            words[at + 32 + lane] = np.uint32(c2)
+            words[at + 48 + lane] = np.uint32(c3)
+
+
+@compiled
+def _unit_interval(word: Any) -> Any:
+    return np.float32(np.int32(word >> np.uint32(8))) * STEP24
+
+
+@compiled
+def uniform(out: Floats, rows: Any, seed: Any, draw: int, tile: int) -> None:
+    """Write numbers in [0, 1) to ``out`` (N, units); ``tile`` is the first unit / 64."""
+    units = out.shape[1]
+    words = np.empty(CHUNK, np.uint32)
+    for i in range(out.shape[0]):
+        for start in range(0, units, CHUNK):
+            width = min(CHUNK, units - start)
+            _fill(words, tile + start // 64, (width + 63) // 64, rows[i], draw, seed)
+            for j in range(width):
+                out[i, start + j] = _unit_interval(words[j])
+
+
+@compiled
+def _log(x: float) -> float:
+    """Natural logarithm of x in [2**-34, 1], to 1e-12: the series of artanh."""
+    exponent = 0.0
+    for shift in (16, 8, 4, 2, 1):
+        if x < 2.0**-shift:
+            x *= 2.0**shift
+            exponent += shift
+    if x < c.SQRT_HALF:
+        x *= 2.0
+        exponent += 1.0
+    t = (x - 1.0) / (x + 1.0)
+    square = t * t
+    series = 0.0
+    for k in range(19, 0, -2):
+        series = series * square + 1.0 / k
+    return 2.0 * t * series - exponent * c.LN2
+
+
+@compiled
+def _normal(word: Any) -> Any:
+    """Inverse of the normal distribution function at (word + 1/2) / 2**32 (Acklam 2003)."""
+    p = (np.float64(word) + 0.5) * 2.0**-32
+    q = p - 0.5
+    if abs(q) <= c.CENTRE:
+        r = q * q
+        top, bottom = 0.0, 0.0
+        for a in c.NORMAL_A:
+            top = top * r + a
+        for b in c.NORMAL_B:
+            bottom = bottom * r + b
+        return np.float32(top * q / bottom)
+    r = np.sqrt(-2.0 * _log(min(p, 1.0 - p)))
+    top, bottom = 0.0, 0.0
+    for a in c.NORMAL_C:
+        top = top * r + a
+    for b in c.NORMAL_D:
+        bottom = bottom * r + b
+    value = top / bottom
+    return np.float32(value if q < 0.0 else -value)
+
+
+@compiled
+def normal(out: Floats, rows: Any, seed: Any, draw: int, tile: int) -> None:
+    """Write standard normal numbers to ``out`` (N, units)."""
+    units = out.shape[1]
+    words = np.empty(CHUNK, np.uint32)
+    for i in range(out.shape[0]):
+        for start in range(0, units, CHUNK):
+            width = min(CHUNK, units - start)
+            _fill(words, tile + start // 64, (width + 63) // 64, rows[i], draw, seed)
+            for j in range(width):
+                out[i, start + j] = _normal(words[j])
+
+
+@compiled
+def _sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)); the exponential is Cephes' (Moshier 1992), x is held within 87."""
+    y = min(max(-x, -LIMIT), LIMIT)
+    n = (y * LOG2E + ROUNDER) - ROUNDER
+    r = (y - n * LN2_HIGH) - n * LN2_LOW
+    p = E0 * r + E1
+    p = p * r + E2
+    p = p * r + E3
+    p = p * r + E4
+    p = p * r + E5
+    p = (p * (r * r) + r) + ONE
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return ONE / (ONE + p * power)
+
+
+@compiled
+def sigmoid(x: Floats, bias: Floats) -> None:
+    """``x = sigmoid(x + bias)``; with a second array to write to, it would not be vectorised."""
+    for i in range(x.shape[0]):
+        row = x[i]
+        for j in range(row.size):
+            row[j] = _sigmoid(row[j] + bias[j])
+
+
+@compiled
+def sigmoid_sample(
+    x: Floats, bias: Floats, rows: Any, seed: Any, draw: int, tile: int, out: Floats
+) -> None:
+    """``x = sigmoid(x + bias)`` and ``out`` = 1 with that probability, else 0."""
+    units = x.shape[1]
+    words = np.empty(CHUNK, np.uint32)
+    for i in range(x.shape[0]):
+        for start in range(0, units, CHUNK):
+            width = min(CHUNK, units - start)
+            _fill(words, tile + start // 64, (width + 63) // 64, rows[i], draw, seed)
+            x_part, b_part = x[i, start : start + width], bias[start : start + width]
+            out_part = out[i, start : start + width]
+            for j in range(width):
+                p = _sigmoid(x_part[j] + b_part[j])
+                x_part[j] = p
+                out_part[j] = np.float32(_unit_interval(words[j]) < p)
+
+
+@compiled
+def logistic_chain(delta: Floats, h: Floats) -> None:
+    """``delta = delta * h * (1 - h)`` on flat arrays."""
+    for i in range(delta.size):
+        delta[i] *= h[i] * (ONE - h[i])
+
+
+@compiled
+def squared_error(x: Floats, y: Floats) -> float:
+    """Sum of (x - y)**2 over flat arrays in float64, in 16 interleaved sums."""
+    sums = np.zeros(16)
+    whole = x.size - x.size % 16
+    for start in range(0, whole, 16):
+        for lane in range(16):
+            d = np.float64(x[start + lane] - y[start + lane])
+            sums[lane] += d * d
+    for i in range(whole, x.size):
+        d = np.float64(x[i] - y[i])
+        sums[i - whole] += d * d
+    total = 0.0
+    for lane in range(16):
+        total += sums[lane]
+    return total
+
+
+@compiled
+def descend(w: Floats, total: Floats, scale: Any, rate: Any, decay: Any) -> None:
+    """One step of plain gradient descent on flat arrays; ``scale`` is 1 / n."""
+    for i in range(w.size):
+        w[i] -= rate * (total[i] * scale + decay * w[i])
+
+
+@compiled
+def momentum(
+    w: Floats, v: Floats, total: Floats, scale: Any, rate: Any, mu: Any, decay: Any
+) -> None:
+    """One step with momentum ``mu`` on flat arrays; ``v`` is the velocity."""
+    for i in range(w.size):
+        step = mu * v[i] + (total[i] * scale + decay * w[i])
+        v[i] = step
+        w[i] -= rate * step
+
+
+@compiled
+def nesterov(
+    w: Floats, v: Floats, total: Floats, scale: Any, rate: Any, mu: Any, decay: Any
+) -> None:
+    """One step with Nesterov's momentum on flat arrays."""
+    for i in range(w.size):
+        gradient = total[i] * scale + decay * w[i]
+        step = mu * v[i] + gradient
+        v[i] = step
+        w[i] -= rate * (gradient + mu * step)
+
+
+@compiled
+def adagrad(
+    w: Floats, squares: Floats, total: Floats, scale: Any, rate: Any, epsilon: Any, decay: Any
+) -> None:
+    """One step of Adagrad on flat arrays."""
+    for i in range(w.size):
+        gradient = total[i] * scale + decay * w[i]
+        sum_ = squares[i] + gradient * gradient
+        squares[i] = sum_
+        w[i] -= rate * (gradient / (np.sqrt(sum_) + epsilon))
+
+
+@compiled
+def adam(
+    w: Floats,
+    mean: Floats,
+    squares: Floats,
+    total: Floats,
+    scale: Any,
+    rate: Any,
+    new: Any,
+    keep_squares: Any,
+    new_squares: Any,
+    epsilon: Any,
+    decay: Any,
+) -> None:
+    """One step of Adam on flat arrays; the bias corrections are in ``rate`` and ``epsilon``."""
+    for i in range(w.size):
+        gradient = total[i] * scale + decay * w[i]
+        m = mean[i] + (gradient - mean[i]) * new
+        q = squares[i] * keep_squares + (gradient * gradient) * new_squares
+        mean[i] = m
+        squares[i] = q
+        w[i] -= rate * (m / (np.sqrt(q) + epsilon))

@@ -1,0 +1,174 @@
+"""Fully connected layers: forward, backward, and the losses at the end.
+
+Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K classes.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from deepstrata.ops.backend import namespace, product, store
+from deepstrata.ops.kernels import logistic_chain, sigmoid
+from deepstrata.schemas.errors import DataError
+from deepstrata.schemas.trees import Array
+
+
+class DenseParams(NamedTuple):
+    """The parameters of a layer."""
+
+    weights: Array
+    """(I, O)"""
+    bias: Array
+    """(O,)"""
+
+
+Overwrite = Callable[[Array, Array], Array]
+
+
+def _tanh(x: Array, bias: Array) -> Array:
+    x += bias
+    return store(namespace(x).tanh(x), x)
+
+
+def _relu(x: Array, bias: Array) -> Array:
+    x += bias
+    return store(namespace(x).clip(x, 0.0, None), x)
+
+
+def _linear(x: Array, bias: Array) -> Array:
+    x += bias
+    return x
+
+
+def _tanh_chain(delta: Array, h: Array) -> Array:
+    delta *= 1.0 - h * h
+    return delta
+
+
+def _relu_chain(delta: Array, h: Array) -> Array:
+    xp = namespace(h)
+    return store(xp.where(h > 0.0, delta, xp.zeros_like(delta)), delta)
+
+
+#: For each activation: what makes outputs of weighted inputs and a bias, and the chain rule from
+#: derivatives by the outputs to derivatives by the weighted inputs. Both overwrite their first
+#: argument.
+ACTIVATIONS: dict[str, tuple[Overwrite, Overwrite]] = {
+    "logistic": (
+        lambda x, bias: sigmoid(x, bias, out=x),
+        lambda delta, h: logistic_chain(delta, h, out=delta),
+    ),
+    "tanh": (_tanh, _tanh_chain),
+    "relu": (_relu, _relu_chain),
+    "linear": (_linear, lambda delta, h: delta),
+}
+
+
+def forward(activation: str, params: DenseParams, x: Array, out: Array | None = None) -> Array:
+    """Return the outputs of a layer: (N, I) -> (N, O), into ``out`` where given."""
+    return ACTIVATIONS[activation][0](product(x, params.weights, out), params.bias)
+
+
+def backward(
+    activation: str,
+    params: DenseParams,
+    h: Array,
+    delta: Array,
+    below: Array | None = None,
+) -> Array:
+    """Return derivatives by the layer's inputs, which are the outputs ``h`` of the layer below.
+
+    Parameters
+    ----------
+    activation
+        Of the layer below.
+    h
+        (N, I) outputs of the layer below.
+    delta
+        (N, O) derivatives by this layer's weighted inputs.
+    below
+        (N, I), overwritten where given.
+
+    Returns
+    -------
+    (N, I) derivatives by the weighted inputs of the layer below
+    """
+    return ACTIVATIONS[activation][1](product(delta, params.weights.T, below), h)
+
+
+def gradient(x: Array, delta: Array, out: DenseParams | None = None) -> DenseParams:
+    """Return a layer's gradient, summed over samples, from inputs (N, I) and deltas (N, O)."""
+    bias = namespace(x).sum(delta, axis=0)
+    if out is None:
+        return DenseParams(product(x.T, delta), bias)
+    return DenseParams(product(x.T, delta, out.weights), store(bias, out.bias))
+
+
+def softmax(logits: Array) -> Array:
+    """Return probabilities (N, K) that are proportional to ``exp(logits)``."""
+    xp = namespace(logits)
+    powers = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
+    return powers / xp.sum(powers, axis=1, keepdims=True)
+
+
+class Loss(NamedTuple):
+    """A loss summed over samples, and where it pulls."""
+
+    total: Array | float
+    """Sum over the samples, in float64."""
+    delta: Array
+    """(N, O) derivatives of the sum by the layer's weighted inputs."""
+    errors: Array | int
+    """Samples whose likeliest class is not their label; 0 where there are no classes."""
+
+
+def cross_entropy(logits: Array, labels: Array) -> Loss:
+    """Return minus the log-probability of the labels under a softmax.
+
+    Parameters
+    ----------
+    logits
+        (N, K).
+    labels
+        (N,) int64 in [0, K): see ``check_labels``.
+    """
+    xp = namespace(logits)
+    labels = xp.reshape(xp.asarray(labels), (-1, 1))
+    shifted = logits - xp.max(logits, axis=1, keepdims=True)
+    powers = xp.exp(shifted)
+    sums = xp.sum(powers, axis=1, keepdims=True)
+    is_label = xp.astype(labels == xp.reshape(xp.arange(logits.shape[1]), (1, -1)), logits.dtype)
+    losses = xp.log(sums) - xp.sum(shifted * is_label, axis=1, keepdims=True)
+    wrong = xp.argmax(logits, axis=1) != labels[:, 0]
+    total = xp.sum(xp.astype(losses, xp.float64))
+    return Loss(total, powers / sums - is_label, xp.sum(xp.astype(wrong, xp.int64)))
+
+
+def squared_loss(output: Array, target: Array) -> Loss:
+    """Return half the squared distance of linear outputs (N, O) to their targets (N, O)."""
+    xp = namespace(output)
+    delta = output - target
+    return Loss(0.5 * xp.sum(xp.astype(delta, xp.float64) ** 2), delta, 0)
+
+
+def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:
+    """Return ``labels``, all in [0, classes).
+
+    Raises
+    ------
+    DataError
+        There are none, or one is out of range; the message names its value and row.
+    """
+    if labels is None:
+        raise DataError("the model learns classes, and the source names no labels variable")
+    outside = [
+        (int(label), int(row))
+        for label, row in zip(labels, rows, strict=True)
+        if not 0 <= label < classes
+    ]
+    if outside:
+        label, row = outside[0]
+        raise DataError(
+            f"label {label} at row {row}: expected 0 to {classes - 1} for {classes} classes "
+            f"({len(outside)} labels are out of range in this batch)"
+        )
+    return labels

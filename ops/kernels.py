@@ -1,0 +1,130 @@
+"""Elementwise chains of the hot loops: compiled for float32 NumPy arrays, an oracle for the rest.
+
+The float32 sigmoid is made of correctly rounded operations only (add, multiply, divide, and
+powers of two), so every library and device gives the same bits; its error is below 2 ulp.
+
+Letters: N samples, U units.
+"""
+
+import math
+
+import numpy as np
+
+from deepstrata.ops import compiled, random
+from deepstrata.ops import constants as c
+from deepstrata.ops.backend import Namespace, is_fast, namespace, store
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.trees import Array
+
+POWERS_OF_TWO = [math.ldexp(1.0, n) for n in range(-126, 127)]
+
+
+def sigmoid_oracle(xp: Namespace, x: Array) -> Array:
+    """``1 / (1 + exp(-x))`` in array API operations, for float32 those of the compiled kernel."""
+    if x.dtype != xp.float32:
+        return 1.0 / (1.0 + xp.exp(-x))
+    y = xp.clip(-x, -c.LIMIT, c.LIMIT)
+    n = (y * c.LOG2E + c.ROUNDER) - c.ROUNDER
+    r = (y - n * c.LN2_HIGH) - n * c.LN2_LOW
+    p = r * c.EXP[0] + c.EXP[1]
+    for coefficient in c.EXP[2:]:
+        p = p * r + coefficient
+    p = (p * (r * r) + r) + 1.0
+    powers = xp.asarray(POWERS_OF_TWO, dtype=xp.float32)
+    index = xp.reshape(xp.astype(n, xp.int64) + 126, (-1,))
+    return 1.0 / (1.0 + p * xp.reshape(xp.take(powers, index, axis=0), x.shape))
+
+
+def _copied(x: Array, out: Array | None) -> Array:
+    """Return ``x`` itself where it is ``out``, else its copy, in ``out`` where given."""
+    if out is None:
+        return x.copy()
+    if out is not x:
+        np.copyto(out, x)
+    return out
+
+
+def sigmoid(x: Array, bias: Array, out: Array | None = None) -> Array:
+    """Return ``1 / (1 + exp(-(x + bias)))``.
+
+    Parameters
+    ----------
+    x
+        (N, U) sums of weighted inputs.
+    bias
+        (U,).
+    out
+        (N, U), overwritten and returned where given; may be ``x``.
+    """
+    if is_fast(x, bias) and (out is None or is_fast(out)):
+        out = _copied(x, out)
+        compiled.sigmoid(out, bias)
+        return out
+    xp = namespace(x)
+    return store(sigmoid_oracle(xp, x + bias), out)
+
+
+def sigmoid_sample(
+    x: Array,
+    bias: Array,
+    key: Key,
+    rows: Array,
+    draw: int = 0,
+    *,
+    first_unit: int = 0,
+    mean: Array | None = None,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Return ``p = sigmoid(x + bias)``, and units that are 1 with probability ``p``, else 0.
+
+    Parameters
+    ----------
+    x
+        (N, U) sums of weighted inputs.
+    bias
+        (U,).
+    rows
+        (N,) int64 global rows; with ``key``, ``draw`` and the unit they address the numbers.
+    first_unit
+        The unit of the first column: a multiple of 64.
+    mean, out
+        (N, U), overwritten and returned where given; ``mean`` may be ``x``.
+
+    Returns
+    -------
+    (N, U) probabilities and (N, U) states
+    """
+    if is_fast(x, bias) and all(o is None or is_fast(o) for o in (mean, out)):
+        mean = _copied(x, mean)
+        out = np.empty_like(x) if out is None else out
+        rows, tile = random.checked(rows, draw, first_unit)
+        compiled.sigmoid_sample(mean, bias, rows, np.uint64(key.seed), draw, tile, out)
+        return mean, out
+    mean = store(sigmoid_oracle(namespace(x), x + bias), mean)
+    return mean, store(random.bernoulli(key, mean, rows, draw, first_unit), out)
+
+
+def logistic_chain(delta: Array, h: Array, out: Array | None = None) -> Array:
+    """Return ``delta * h * (1 - h)``: the chain rule through ``h = sigmoid(...)``.
+
+    Parameters
+    ----------
+    delta
+        (N, U) derivatives by ``h``.
+    out
+        (N, U), overwritten and returned where given; may be ``delta``.
+    """
+    if is_fast(delta, h) and (out is None or is_fast(out)):
+        out = _copied(delta, out)
+        compiled.logistic_chain(out.reshape(-1), h.reshape(-1))
+        return out
+    return store(delta * (h * (1.0 - h)), out)
+
+
+def squared_error(x: Array, y: Array) -> Array | float:
+    """Return the sum of ``(x - y)**2`` over all elements, in float64."""
+    if is_fast(x, y):
+        return compiled.squared_error(x.reshape(-1), y.reshape(-1))
+    xp = namespace(x)
+    difference = xp.astype(x - y, xp.float64)
+    return xp.sum(difference * difference)

@@ -1,0 +1,54 @@
+"""The inner loop: minibatches of one shard, one after the other."""
+
+from typing import Any
+
+from deepstrata.ops import models, optimisers
+from deepstrata.ops.backend import Scratch, namespace
+from deepstrata.ops.optimisers import Rates, copied
+from deepstrata.ops.partials import Batch, add_stats, take
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.models import Model
+from deepstrata.schemas.optimisers import Optimiser
+from deepstrata.schemas.trees import Tree, tree_map
+
+
+def local_steps(
+    model: Model,
+    optimiser: Optimiser,
+    rates: Rates,
+    params: Tree,
+    state: Tree,
+    carry: Tree,
+    batch: Batch,
+    size: int,
+    key: Key,
+) -> tuple[Tree, Tree, Tree, int, dict[str, Any]]:
+    """Take one step for every ``size`` samples, in the order given; the last may have fewer.
+
+    Parameters
+    ----------
+    params, state, carry
+        Where to start; not changed.
+    key
+        The round's key; rows make addresses unique below it, so no row may come twice.
+
+    Returns
+    -------
+    params, state, carry
+        New ones.
+    n
+        Number of samples seen.
+    stats
+        Summed over the samples.
+    """
+    params, state = tree_map(copied, params), tree_map(copied, state)
+    buffers = tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
+    scratch = Scratch()
+    stats: dict[str, Any] = {}
+    n = batch.x.shape[0]
+    for start in range(0, n, size):
+        part = take(batch, start, min(start + size, n))
+        partial, carry = models.gradient(model, params, part, key, carry, buffers, scratch)
+        optimisers.update_in_place(optimiser, rates, partial.total, partial.n, state, params)
+        stats = add_stats(stats, partial.stats)
+    return params, state, carry, n, stats

@@ -1,0 +1,257 @@
+"""Optimisers: rates from schedules, and one step from a summed gradient.
+
+The definitions are those of torch.optim, so that results can be compared. A gradient is
+``total / n``. Weight decay reaches matrices and leaves biases alone. ``update`` is pure;
+``update_in_place`` overwrites buffers that its caller owns, in one pass over the memory.
+"""
+
+import math
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepstrata.ops import compiled
+from deepstrata.ops.backend import is_fast, namespace
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    Optimiser,
+    Rate,
+    Steps,
+)
+from deepstrata.schemas.trees import Array, ArraySpec, Tree, leaves, tree_map
+
+
+class Rates(NamedTuple):
+    """An optimiser's settings at one moment."""
+
+    learning_rate: float
+    momentum: float
+
+
+class SGDState(NamedTuple):
+    """What SGD remembers."""
+
+    velocity: Tree
+    """Shaped like the parameters; ``()`` without momentum."""
+
+
+class AdagradState(NamedTuple):
+    """What Adagrad remembers."""
+
+    squares: Tree
+    """Sums of squared gradients, shaped like the parameters."""
+
+
+class AdamState(NamedTuple):
+    """What Adam remembers."""
+
+    step: Array
+    """() int64: steps taken."""
+    mean: Tree
+    """Decaying mean of gradients, shaped like the parameters."""
+    squares: Tree
+    """Decaying mean of squared gradients, shaped like the parameters."""
+
+
+@singledispatch
+def schedule_value(schedule: Rate, epoch: float) -> float:
+    """Return the value of a schedule, or of a constant, at an epoch; 1.5 is half-way in the 2nd."""
+    return float(schedule)  # type: ignore[arg-type]
+
+
+@schedule_value.register
+def _(schedule: Steps, epoch: float) -> float:
+    return schedule.values[sum(epoch >= boundary for boundary in schedule.boundaries)]
+
+
+@schedule_value.register
+def _(schedule: Linear, epoch: float) -> float:
+    part = min(epoch / schedule.epochs, 1.0)
+    return schedule.start + (schedule.end - schedule.start) * part
+
+
+@schedule_value.register
+def _(schedule: Exponential, epoch: float) -> float:
+    return schedule.start * math.pow(schedule.decay, epoch)
+
+
+@schedule_value.register
+def _(schedule: Cosine, epoch: float) -> float:
+    part = min(epoch / schedule.epochs, 1.0)
+    half = 0.5 * (1.0 + math.cos(math.pi * part))
+    return schedule.end + (schedule.start - schedule.end) * half
+
+
+def rates(optimiser: Optimiser, epoch: float) -> Rates:
+    """Return learning rate and momentum at an epoch."""
+    momentum = optimiser.momentum if isinstance(optimiser, SGD) else 0.0
+    return Rates(schedule_value(optimiser.learning_rate, epoch), schedule_value(momentum, epoch))
+
+
+def _zeros(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, ArraySpec) else namespace(leaf).zeros_like(leaf)
+
+
+@singledispatch
+def init(optimiser: Optimiser, params: Tree) -> Tree:
+    """Return the state before the first step.
+
+    Parameters
+    ----------
+    params
+        Arrays, or their ``ArraySpec``; the state has the same kind of leaves.
+    """
+    raise NotImplementedError(f"no optimiser is registered for {type(optimiser).__name__}")
+
+
+@init.register
+def _(optimiser: SGD, params: Tree) -> SGDState:
+    return SGDState(() if optimiser.momentum == 0.0 else tree_map(_zeros, params))
+
+
+@init.register
+def _(optimiser: Adagrad, params: Tree) -> AdagradState:
+    return AdagradState(tree_map(_zeros, params))
+
+
+@init.register
+def _(optimiser: Adam, params: Tree) -> AdamState:
+    first = leaves(params)[0]
+    is_spec = isinstance(first, ArraySpec)
+    step = ArraySpec((), "int64") if is_spec else np.zeros((), np.int64)
+    return AdamState(step, tree_map(_zeros, params), tree_map(_zeros, params))
+
+
+def update(
+    optimiser: Optimiser, rates: Rates, total: Tree, n: int, state: Tree, params: Tree
+) -> tuple[Tree, Tree]:
+    """Take one step and return new parameters and a new state.
+
+    Parameters
+    ----------
+    total, n
+        The gradient summed over samples, and their number (at least 1).
+    """
+    params, state = tree_map(copied, params), tree_map(copied, state)
+    update_in_place(optimiser, rates, total, n, state, params)
+    return params, state
+
+
+def copied(leaf: Array) -> Array:
+    """Return a copy of an array."""
+    return namespace(leaf).asarray(leaf, copy=True)
+
+
+@singledispatch
+def update_in_place(
+    optimiser: Optimiser, rates: Rates, total: Tree, n: int, state: Tree, params: Tree
+) -> None:
+    """Take one step, overwriting ``state`` and ``params``, which the caller must own."""
+    raise NotImplementedError(f"no optimiser is registered for {type(optimiser).__name__}")
+
+
+@update_in_place.register
+def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+    rate, decay = rates.learning_rate, optimiser.weight_decay
+    if isinstance(state.velocity, tuple) and not state.velocity:
+        _each(compiled.descend, descend_oracle, (1.0 / n, rate), decay, params, total)
+        return
+    kernel, oracle = compiled.momentum, momentum_oracle
+    if optimiser.nesterov:
+        kernel, oracle = compiled.nesterov, nesterov_oracle
+    settings = (1.0 / n, rate, rates.momentum)
+    _each(kernel, oracle, settings, decay, params, state.velocity, total)
+
+
+@update_in_place.register
+def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+    settings = (1.0 / n, rates.learning_rate, optimiser.epsilon)
+    decay = optimiser.weight_decay
+    _each(compiled.adagrad, adagrad_oracle, settings, decay, params, state.squares, total)
+
+
+@update_in_place.register
+def _(optimiser: Adam, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+    state.step[...] = state.step + 1
+    step = int(state.step)
+    # Both bias corrections go into the rate and epsilon, so that a weight costs one root.
+    root = math.sqrt(1.0 - optimiser.beta2**step)
+    rate = rates.learning_rate * root / (1.0 - optimiser.beta1**step)
+    new, keep = 1.0 - optimiser.beta1, optimiser.beta2
+    settings = (1.0 / n, rate, new, keep, 1.0 - keep, optimiser.epsilon * root)
+    trees = (params, state.mean, state.squares, total)
+    _each(compiled.adam, adam_oracle, settings, optimiser.weight_decay, *trees)
+
+
+def _each(
+    kernel: Callable[..., None],
+    oracle: Callable[..., None],
+    settings: tuple[float, ...],
+    decay: float,
+    *trees: Tree,
+) -> None:
+    """Update leaf by leaf, with the compiled kernel where it serves."""
+    for arrays in zip(*map(leaves, trees), strict=True):
+        numbers = (*settings, decay if arrays[0].ndim > 1 else 0.0)
+        if is_fast(*arrays):
+            kernel(*(a.reshape(-1) for a in arrays), *(np.float32(s) for s in numbers))
+        else:
+            oracle(*arrays, *numbers)
+
+
+def descend_oracle(w: Array, total: Array, scale: float, rate: float, decay: float) -> None:
+    """``w -= rate * gradient``"""
+    w -= rate * (total * scale + decay * w)
+
+
+def momentum_oracle(
+    w: Array, v: Array, total: Array, scale: float, rate: float, mu: float, decay: float
+) -> None:
+    """``v = mu * v + gradient; w -= rate * v``"""
+    v[...] = mu * v + (total * scale + decay * w)
+    w -= rate * v
+
+
+def nesterov_oracle(
+    w: Array, v: Array, total: Array, scale: float, rate: float, mu: float, decay: float
+) -> None:
+    """``v = mu * v + gradient; w -= rate * (gradient + mu * v)``"""
+    gradient = total * scale + decay * w
+    v[...] = mu * v + gradient
+    w -= rate * (gradient + mu * v)
+
+
+def adagrad_oracle(
+    w: Array, squares: Array, total: Array, scale: float, rate: float, epsilon: float, decay: float
+) -> None:
+    """``squares += gradient**2; w -= rate * gradient / (sqrt(squares) + epsilon)``"""
+    gradient = total * scale + decay * w
+    squares += gradient * gradient
+    w -= rate * (gradient / (namespace(w).sqrt(squares) + epsilon))
+
+
+def adam_oracle(
+    w: Array,
+    mean: Array,
+    squares: Array,
+    total: Array,
+    scale: float,
+    rate: float,
+    new: float,
+    keep_squares: float,
+    new_squares: float,
+    epsilon: float,
+    decay: float,
+) -> None:
+    """Adam with the bias corrections in ``rate`` and ``epsilon``."""
+    gradient = total * scale + decay * w
+    mean += (gradient - mean) * new
+    squares[...] = squares * keep_squares + (gradient * gradient) * new_squares
+    w -= rate * (mean / (namespace(w).sqrt(squares) + epsilon))

@@ -1,0 +1,235 @@
+"""Restricted Boltzmann machines: energies, Gibbs sampling and contrastive divergence.
+
+Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman
+(2008) for persistent chains; Hinton (2010), "A practical guide to training restricted Boltzmann
+machines" for what is sampled and what is a probability; Salakhutdinov, Mnih, Hinton (2007) for
+samples with missing values.
+
+With binary visible units the energy is ``E(v, h) = -v W h - v b - h c``; with Gaussian ones of
+unit variance the term ``-v b`` becomes ``|v - b|**2 / 2``.
+
+Letters: N samples, V visible units, H hidden units, C chains, b visible and c hidden biases.
+"""
+
+from typing import NamedTuple
+
+from deepstrata.ops.backend import Scratch, namespace, product, store
+from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
+from deepstrata.ops.partials import Batch, Partial, present
+from deepstrata.ops.random import normal
+from deepstrata.schemas.errors import DataError
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.models import RBM
+from deepstrata.schemas.trees import Array, Tree
+
+
+class RBMParams(NamedTuple):
+    """The parameters of an RBM."""
+
+    weights: Array
+    """(V, H)"""
+    visible_bias: Array
+    """(V,)"""
+    hidden_bias: Array
+    """(H,)"""
+
+
+def hidden_mean(params: RBMParams, v: Array, out: Array | None = None) -> Array:
+    """Return P(h = 1 | v): (N, V) -> (N, H), into ``out`` where given."""
+    into = product(v, params.weights, out)
+    return sigmoid(into, params.hidden_bias, out=into)
+
+
+def visible_mean(model: RBM, params: RBMParams, h: Array, out: Array | None = None) -> Array:
+    """Return the mean of v given h: (N, H) -> (N, V), into ``out`` where given."""
+    into = product(h, params.weights.T, out)
+    if model.visible_units == "bernoulli":
+        return sigmoid(into, params.visible_bias, out=into)
+    into += params.visible_bias
+    return into
+
+
+def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = None) -> Array:
+    """Return F with ``p(v) = exp(-F(v)) / Z``.
+
+    Parameters
+    ----------
+    v
+        (N, V); zeros where ``mask`` is false.
+    mask
+        (N, V); an absent unit has no term.
+
+    Returns
+    -------
+    (N,)
+    """
+    xp = namespace(v)
+    into = product(v, params.weights) + params.hidden_bias
+    softplus = xp.sum(xp.logaddexp(into, xp.zeros_like(into)), axis=1)
+    if model.visible_units == "bernoulli":
+        return -(v @ params.visible_bias) - softplus
+    centred = v - params.visible_bias
+    if mask is not None:
+        centred = xp.where(mask, centred, xp.zeros_like(centred))
+    return 0.5 * xp.sum(centred * centred, axis=1) - softplus
+
+
+def sample_hidden(params: RBMParams, v: Array, rows: Array, key: Key, draw: int) -> Array:
+    """Return hidden states sampled given v: (N, V) -> (N, H)."""
+    into = product(v, params.weights)
+    return sigmoid_sample(into, params.hidden_bias, key, rows, draw, mean=into)[1]
+
+
+def sample_visible(
+    model: RBM, params: RBMParams, h: Array, rows: Array, key: Key, draw: int
+) -> Array:
+    """Return visible states sampled given h: (N, H) -> (N, V)."""
+    into = product(h, params.weights.T)
+    if model.visible_units == "bernoulli":
+        return sigmoid_sample(into, params.visible_bias, key, rows, draw, mean=into)[1]
+    into += params.visible_bias
+    noise = normal(key, rows, into.shape[1], draw, like=into)
+    return into + namespace(into).astype(noise, into.dtype)
+
+
+def sample(model: RBM, params: RBMParams, v: Array, rows: Array, key: Key, steps: int) -> Array:
+    """Run ``steps`` sweeps of Gibbs sampling, v -> h -> v, from each row of ``v``.
+
+    Parameters
+    ----------
+    v
+        (N, V) states to start from; not changed.
+    rows
+        (N,) int64 addresses of the chains.
+
+    Returns
+    -------
+    (N, V) states
+    """
+    for step in range(steps):
+        h = sample_hidden(params, v, rows, key, 2 * step)
+        v = sample_visible(model, params, h, rows, key, 2 * step + 1)
+    return v
+
+
+def reconstruct(model: RBM, params: RBMParams, v: Array) -> Array:
+    """Return the mean of v given the mean of h given v: (N, V) -> (N, V), without noise."""
+    return visible_mean(model, params, hidden_mean(params, v))
+
+
+def contrastive_divergence(
+    model: RBM,
+    params: RBMParams,
+    batch: Batch,
+    key: Key,
+    carry: Tree = (),
+    out: RBMParams | None = None,
+    scratch: Scratch | None = None,
+) -> tuple[Partial, Tree]:
+    """Return the gradient to descend, summed over the batch: minus CD's learning rule.
+
+    Hidden states are sampled, the last statistics use probabilities, and reconstructions are
+    means. Positive and negative statistics are one matrix product, ``[-v0; v1]' [h0; h1]``.
+
+    Parameters
+    ----------
+    key
+        The round's key; the batch's rows address the numbers below it.
+    carry
+        Chains (C, V) of a persistent model, else ``()``; not changed.
+    out
+        Parameter-shaped buffers that become ``Partial.total``.
+    scratch
+        Buffers to use again from call to call.
+
+    Returns
+    -------
+    Partial
+        ``stats``: ``squared_error`` summed over samples and units.
+    Tree
+        The new carry.
+
+    Raises
+    ------
+    DataError
+        A persistent model is given a mask: its chains know no missing values.
+    """
+    scratch = Scratch() if scratch is None else scratch
+    n, chains = batch.x.shape[0], carry.shape[0] if model.persistent else 0
+    visible, hidden = params.weights.shape
+    ends = n + (chains if model.persistent else n)
+    v = scratch.empty("visible", (ends, visible), params.weights)
+    h = scratch.empty("hidden", (ends, hidden), params.weights)
+    if model.persistent:
+        error, carry = _persistent_phases(model, params, batch, key, carry, v, h)
+    else:
+        error = _reconstruction_phases(model, params, batch, key, v, h, scratch)
+    total = _statistics(model, v, h, n, out)
+    return Partial(total, n, {"squared_error": error}), carry
+
+
+def _reconstruction_phases(
+    model: RBM,
+    params: RBMParams,
+    batch: Batch,
+    key: Key,
+    v: Array,
+    h: Array,
+    scratch: Scratch,
+) -> Array | float:
+    """Fill ``v`` with [-v0; v1] and ``h`` with [h0; h1]; return the first error."""
+    x, n = present(batch), batch.x.shape[0]
+    v1, h0, h1 = v[n:, :], h[:n, :], h[n:, :]
+    states = scratch.empty("states", h0.shape, h0)
+    into, bias = product(x, params.weights, h0), params.hidden_bias
+    sigmoid_sample(into, bias, key, batch.rows, 0, mean=h0, out=states)
+    error: Array | float = 0.0
+    for step in range(1, model.gibbs_steps + 1):
+        visible_mean(model, params, states, out=v1)
+        if batch.mask is not None:
+            v1 *= namespace(v1).astype(batch.mask, v1.dtype)
+        if step == 1:
+            error = squared_error(x, v1)
+        if step < model.gibbs_steps:
+            product(v1, params.weights, h1)
+            sigmoid_sample(h1, bias, key, batch.rows, step, mean=h1, out=states)
+    hidden_mean(params, v1, out=h1)
+    store(-x, v[:n, :])
+    return error
+
+
+def _persistent_phases(
+    model: RBM, params: RBMParams, batch: Batch, key: Key, chains: Array, v: Array, h: Array
+) -> tuple[Array | float, Array]:
+    """Fill ``v`` and ``h`` from data and chains, the chains weighted as if there were N."""
+    if batch.mask is not None:
+        raise DataError("an RBM with persistent=True takes no mask; set persistent=False")
+    x, n, count = batch.x, batch.x.shape[0], chains.shape[0]
+    if n:
+        # The first sample's row tells the steps of a round, and its shards, apart.
+        chain_key = fold(key, "chains", int(batch.rows[0]))
+        rows = namespace(x).arange(count, dtype=namespace(x).int64)
+        chains = sample(model, params, chains, rows, chain_key, model.gibbs_steps)
+    store(-x, v[:n, :])
+    store(chains * (n / count), v[n:, :])
+    hidden_mean(params, x, out=h[:n, :])
+    hidden_mean(params, chains, out=h[n:, :])
+    return squared_error(x, visible_mean(model, params, h[:n, :])), chains
+
+
+def _statistics(model: RBM, v: Array, h: Array, n: int, out: RBMParams | None) -> RBMParams:
+    """Return the gradient from stacked phases; the sign and weight of a row are in ``v``."""
+    xp = namespace(v)
+    weights = product(v.T, h, None if out is None else out.weights)
+    positive = xp.sum(h[:n, :], axis=0)
+    scale = n / (h.shape[0] - n) if n else 0.0
+    hidden_bias = xp.sum(h[n:, :], axis=0) * scale - positive
+    if model.sparsity_target is not None:
+        hidden_bias += model.sparsity_cost * (positive - n * model.sparsity_target)
+    if out is None:
+        return RBMParams(weights, xp.sum(v, axis=0), hidden_bias)
+    return RBMParams(
+        weights,
+        store(xp.sum(v, axis=0), out.visible_bias),
+        store(hidden_bias, out.hidden_bias),
+    )
