@@ -98,7 +98,7 @@ def _base_sample(model: RBM, params: RBMParams, rows: Array, key: Key) -> Array:
 
 def _base_log_partition(model: RBM, params: RBMParams) -> float:
     bias = to_numpy(params.visible_bias).astype(np.float64)
-    hidden = params.hidden_bias.shape[0] * math.log(2.0)
+    hidden: float = params.hidden_bias.shape[0] * math.log(2.0)
     if model.visible_units == "gaussian":
         return 0.5 * len(bias) * math.log(2.0 * math.pi) + hidden
     return float(np.logaddexp(bias, 0.0).sum()) + hidden

@@ -26,6 +26,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 LIMIT, LOG2E, ROUNDER = np.float32(c.LIMIT), np.float32(c.LOG2E), np.float32(c.ROUNDER)
 LN2_HIGH, LN2_LOW = np.float32(c.LN2_HIGH), np.float32(c.LN2_LOW)
 E0, E1, E2, E3, E4, E5 = (np.float32(value) for value in c.EXP)
+EXPONENT_OF_ONE = np.int32(127 << 23)
 STEP24 = np.float32(2.0**-24)
 
 
@@ -133,9 +134,15 @@ def normal(out: Floats, rows: Any, seed: Any, draw: int, tile: int) -> None:
 
 @compiled
 def _sigmoid(x: Any) -> Any:
-    """1 / (1 + exp(-x)); the exponential is Cephes' (Moshier 1992), x is held within 87."""
-    y = min(max(-x, -LIMIT), LIMIT)
-    n = (y * LOG2E + ROUNDER) - ROUNDER
+    """1 / (1 + exp(-x)); the exponential is Cephes' (Moshier 1992), x is held within 87.
+
+    NaN stays NaN: no comparison below is true of it.
+    """
+    y = -x
+    y = LIMIT if y > LIMIT else y
+    y = -LIMIT if y < -LIMIT else y
+    z = np.float32(y * LOG2E + ROUNDER)  # its lowest bits are the integer n
+    n = z - ROUNDER
     r = (y - n * LN2_HIGH) - n * LN2_LOW
     p = E0 * r + E1
     p = p * r + E2
@@ -143,7 +150,7 @@ def _sigmoid(x: Any) -> Any:
     p = p * r + E4
     p = p * r + E5
     p = (p * (r * r) + r) + ONE
-    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    power = np.int32(np.int32(z.view(np.int32) << np.int32(23)) + EXPONENT_OF_ONE).view(np.float32)
     return ONE / (ONE + p * power)
 
 

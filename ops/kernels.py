@@ -1,7 +1,8 @@
 """Elementwise chains of the hot loops: compiled for float32 NumPy arrays, an oracle for the rest.
 
 The float32 sigmoid is made of correctly rounded operations only (add, multiply, divide, and
-powers of two), so every library and device gives the same bits; its error is below 2 ulp.
+powers of two), so every library and device gives the same bits. Its relative error is below
+1.4e-7.
 
 Letters: N samples, U units.
 """
@@ -31,7 +32,8 @@ def sigmoid_oracle(xp: Namespace, x: Array) -> Array:
         p = p * r + coefficient
     p = (p * (r * r) + r) + 1.0
     powers = xp.asarray(POWERS_OF_TWO, dtype=xp.float32)
-    index = xp.reshape(xp.astype(n, xp.int64) + 126, (-1,))
+    whole = xp.where(xp.isnan(n), xp.zeros_like(n), n)
+    index = xp.reshape(xp.astype(whole, xp.int64) + 126, (-1,))
     return 1.0 / (1.0 + p * xp.reshape(xp.take(powers, index, axis=0), x.shape))
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 from deepstrata.ops.backend import namespace
 from deepstrata.schemas.trees import Array
 
+BLOCK = 2**20  #: values that are turned into float64 at once
+
 
 class Moments(NamedTuple):
     """What is known about each feature; a commutative monoid under ``merge``, up to rounding."""
@@ -37,6 +39,13 @@ def moments(x: Array, mask: Array | None = None) -> Moments:
     mask
         (N, V) bool, true where a value is present; all are when None.
     """
+    rows = max(1, BLOCK // max(1, x.shape[1]))
+    starts = range(0, max(1, x.shape[0]), rows)
+    parts = ((x[i : i + rows, :], None if mask is None else mask[i : i + rows, :]) for i in starts)
+    return merge(*(_block_moments(*part) for part in parts))
+
+
+def _block_moments(x: Array, mask: Array | None) -> Moments:
     xp = namespace(x)
     there = xp.ones(x.shape, dtype=xp.bool) if mask is None else mask
     x = xp.where(there, xp.astype(x, xp.float64), xp.asarray(0.0, dtype=xp.float64))

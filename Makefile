@@ -1,0 +1,38 @@
+# make demo: the main job, from nothing.  make test: the tests.  make check: what CI checks besides.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= runs/demo
+
+.PHONY: demo test check lint types bench clean
+
+$(VENV)/.ready: pyproject.toml hatch_build.py
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" * (sys.version_info < (3, 11)))'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[dashboard,netcdf]" --group dev
+	touch $@
+
+demo: $(VENV)/.ready
+	rm -rf $(DEMO)
+	$(BIN)/deepstrata run dbn-digits --out $(DEMO)
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest tests
+
+check: lint types
+
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/codespell --skip .venv,.pkg,.git,runs
+
+types: $(VENV)/.ready
+	MYPYPATH=.pkg $(BIN)/mypy -p deepstrata
+
+bench: $(VENV)/.ready
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .pkg runs build dist

@@ -1,0 +1,166 @@
+"""The cluster a run uses: threads, local processes, GPUs, or one that somebody else started."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+from deepstrata.pipelines import environment
+from deepstrata.schemas.errors import ClusterError
+
+CONNECT_SECONDS = 10
+DASHBOARD_PORT = 8787
+KINDS = ("local", "threads", "cuda")
+
+
+class Prepare(WorkerPlugin):
+    """Gives every worker, also one that joins later, one BLAS thread a task."""
+
+    name = "deepstrata"
+
+    def setup(self, worker: Worker) -> None:
+        """Set the limit."""
+        self._limits = environment.limit_blas(1)
+
+    def teardown(self, worker: Worker) -> None:
+        """Put the process back as it was."""
+        self._limits.restore_original_limits()
+
+
+def _dashboard() -> str:
+    """Return a loopback address for the dashboard: the usual port if it is free."""
+    with socket.socket() as probe:
+        free = probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) != 0
+    return f"127.0.0.1:{DASHBOARD_PORT if free else 0}"
+
+
+def _local(workers: int | None) -> LocalCluster:
+    return LocalCluster(
+        n_workers=workers or os.cpu_count() or 1,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=_dashboard(),
+    )
+
+
+def _threads(workers: int | None) -> LocalCluster:
+    return LocalCluster(
+        n_workers=1,
+        threads_per_worker=workers or os.cpu_count() or 1,
+        processes=False,
+        host="127.0.0.1",
+        dashboard_address=_dashboard(),
+    )
+
+
+def _cuda(workers: int | None) -> Any:
+    try:
+        import cupy  # noqa: F401
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        raise ClusterError(
+            f"--cluster cuda needs CuPy and dask-cuda ({error}); "
+            "install them with: pip install 'deepstrata[gpu]'"
+        ) from None
+    return LocalCUDACluster(
+        n_workers=workers, host="127.0.0.1", dashboard_address=_dashboard()
+    )
+
+
+STARTERS = {"local": _local, "threads": _threads, "cuda": _cuda}
+
+
+@contextmanager
+def connect(cluster: str = "local", workers: int | None = None) -> Iterator[Client]:
+    """Start a local cluster, or connect to the scheduler at an address, and yield a client.
+
+    Parameters
+    ----------
+    cluster
+        ``local`` (processes), ``threads`` (this process), ``cuda`` (one worker per GPU), or the
+        address of a scheduler such as ``tcp://10.0.0.1:8786``.
+    workers
+        Processes or threads to start; one per core by default. Not for an address.
+
+    Raises
+    ------
+    ClusterError
+        No scheduler answers within ten seconds, or GPU packages are missing.
+    """
+    if cluster in STARTERS:
+        settings = {
+            "distributed.nanny.pre-spawn-environ": {
+                **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
+                **environment.ALLOCATOR,
+            }
+        }
+        with (
+            dask.config.set(settings),
+            STARTERS[cluster](workers) as started,
+            Client(started) as client,
+        ):
+            yield client
+        return
+    if "://" not in cluster and ":" not in cluster:
+        raise ClusterError(
+            f"--cluster {cluster!r}: expected {', '.join(KINDS)}, or the address of a scheduler "
+            "such as tcp://127.0.0.1:8786"
+        )
+    if workers is not None:
+        raise ClusterError("--workers starts local workers; a running cluster has its own")
+    try:
+        client = Client(cluster, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(
+            f"no scheduler answers at {cluster} within {CONNECT_SECONDS} seconds ({error}); "
+            "is the address right, and is `dask scheduler` running there?"
+        ) from None
+    with client:
+        yield client
+
+
+def check(client: Client) -> dict[str, Any]:
+    """Prepare the workers and check that they run the same code; return one's description.
+
+    Raises
+    ------
+    ClusterError
+        There are no workers, one has no deepstrata or another version, or two of them would
+        compute different bits.
+    """
+    try:
+        client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+    except (OSError, TimeoutError):
+        raise ClusterError(
+            f"the cluster at {client.scheduler.address} has no workers; start some with: "
+            f"dask worker {client.scheduler.address}"
+        ) from None
+    try:
+        client.register_plugin(Prepare())
+        found = client.run(environment.describe)
+    except ImportError as error:
+        raise ClusterError(
+            f"a worker cannot import what this run needs ({error}): install deepstrata "
+            f"{environment.package_version('deepstrata')} in the workers' environment"
+        ) from None
+    mine = environment.describe()
+    first_address, first = next(iter(sorted(found.items())))
+    for address, other in sorted(found.items()):
+        theirs, ours = other["notes"]["deepstrata"], mine["notes"]["deepstrata"]
+        if theirs != ours or other["code"] != mine["code"]:
+            raise ClusterError(
+                f"worker {address} runs deepstrata {theirs} (code {other['code'][:12]}), this is "
+                f"{ours} (code {mine['code'][:12]}): install the same on both"
+            )
+        for what, value in first["bits"].items():
+            if other["bits"].get(what) != value:
+                raise ClusterError(
+                    f"workers would compute different bits: {what} is {value!r} on "
+                    f"{first_address} and {other['bits'].get(what)!r} on {address}"
+                )
+    return first

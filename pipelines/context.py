@@ -1,0 +1,149 @@
+"""What the stages of one run share while it runs."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import xarray as xr
+from distributed import Client
+
+from deepstrata.pipelines import environment
+from deepstrata.pipelines.events import Observer, Progress
+from deepstrata.pipelines.executor import execute
+from deepstrata.pipelines.feeds import Feed, Saved
+from deepstrata.pipelines.graph import Graph
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.models import Model
+from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.runs import CheckpointRecord, StageRecord
+from deepstrata.storage.shards import Shard
+
+#: Shards of one graph in a pass over the data; a pass over more is several graphs.
+PASS_SHARDS = 1024
+#: Fields that never change a result and therefore are no part of a stage's key.
+INERT = frozenset({"checkpoint_rounds"})
+
+
+class TrainedModel(NamedTuple):
+    """A model with the file its parameters are in."""
+
+    model: Model
+    params: Saved
+    key: str
+
+
+@dataclass
+class Context:
+    """The run so far. Only this object changes while a run goes on."""
+
+    client: Client
+    pipeline: Pipeline
+    path: str
+    observer: Observer
+    feed: Feed
+    grid: tuple[Shard, ...]
+    visible: int
+    coords: xr.Dataset
+    """Coordinates along the sample dimension, for what is written."""
+    chain: str
+    """Key of everything that training depends on so far: source, splits, scaling."""
+    counts: tuple[tuple[int, int, int], ...] = ()
+    trained: dict[str, TrainedModel] = field(default_factory=dict)
+    checkpoints: list[CheckpointRecord] = field(default_factory=list)
+    records: list[StageRecord] = field(default_factory=list)
+
+    @property
+    def key(self) -> Key:
+        """The key that every other one is folded from."""
+        return Key(self.pipeline.seed)
+
+    def stage_key(self, name: str) -> Key:
+        """Return the key of a stage's random numbers."""
+        return fold(self.key, "stage", name)
+
+    def total(self, part: int) -> int:
+        """Return how many samples a part has."""
+        return sum(counts[part] for counts in self.counts)
+
+    def record(self, name: str) -> StageRecord | None:
+        """Return what is recorded of a stage, if it is finished."""
+        return next((record for record in self.records if record.name == name), None)
+
+
+def digest_of(*things: Any) -> str:
+    """Return the SHA-256 of things that JSON can hold."""
+    return sha256(json.dumps(things, sort_keys=True).encode()).hexdigest()
+
+
+def stage_digest(stage: Any, *inputs: str) -> str:
+    """Return the key of a finished stage: declaration, inputs and code version."""
+    declaration = stage.model_dump(mode="json", exclude=INERT) if stage is not None else None
+    return digest_of(declaration, inputs, environment.code_digest())
+
+
+def each_shard(
+    context: Context,
+    stage: str,
+    function: Callable[..., Any],
+    shards: Sequence[Shard],
+    arguments: Sequence[Any] = (),
+    merge: Callable[..., Any] | None = None,
+    feed: Feed | None = None,
+) -> list[Any]:
+    """Map ``function(feed, shard, *arguments)`` over shards.
+
+    Memory is bounded by what the workers compute at one time: a task reads, computes and lets go.
+
+    Returns
+    -------
+    list
+        The results in shard order; with ``merge`` one value: the root of a tree of fixed shape.
+    """
+    feed = feed or context.feed
+    results: list[Any] = []
+    clock = _Clock(context.observer, stage, len(shards))
+    for begin in range(0, len(shards), PASS_SHARDS):
+        some = shards[begin : begin + PASS_SHARDS]
+        graph = Graph()
+        refs = [
+            graph.call(
+                stage, (shard.index,), function, feed.narrow(shard), shard, *arguments
+            )
+            for shard in some
+        ]
+        outputs = refs
+        if merge is not None:
+            outputs = [graph.call("done", (r.key[1],), _nothing, r) for r in refs]
+            outputs += graph.reduce("merge", (), merge, refs)
+        values = execute(
+            context.client,
+            graph,
+            outputs,
+            lambda place, _, some=some: clock.shard_done(some[place] if place < len(some) else None),
+        )
+        results += values[len(some) :] if merge is not None else values
+    return [merge(*results)] if merge is not None and len(results) > 1 else results
+
+
+def _nothing(value: Any) -> None:
+    """Say that a task is done, without its value."""
+
+
+class _Clock:
+    """Turns shards that are done into progress events."""
+
+    def __init__(self, observer: Observer, stage: str, shards: int) -> None:
+        self.observer, self.stage, self.shards = observer, stage, shards
+        self.done = self.rows = 0
+        self.started = time.perf_counter()
+
+    def shard_done(self, shard: Shard | None) -> None:
+        if shard is None:
+            return
+        self.done += 1
+        self.rows += shard.stop - shard.start
+        rate = self.rows / (time.perf_counter() - self.started)
+        self.observer(Progress(self.stage, "", self.done, self.shards, rate, "", None))

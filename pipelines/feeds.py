@@ -1,0 +1,237 @@
+"""How samples reach a task: which rows of a shard belong to a part, and what is done to them.
+
+A feed is a frozen value that travels inside tasks; parameters of layers and statistics of the
+data reach a task as files of the run, loaded once per process.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deepstrata.ops import backend, models, preprocess
+from deepstrata.ops.partials import Batch
+from deepstrata.pipelines.meter import measure
+from deepstrata.schemas.errors import DataError
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.stages import Split
+from deepstrata.schemas.trees import Array, Tree
+from deepstrata.storage.checkpoints import load_part
+from deepstrata.storage.datasets import Columns
+from deepstrata.storage.readers import Reader, check_finite
+from deepstrata.storage.shards import Shard, permutation
+from deepstrata.storage.splits import PARTS, assign
+
+
+class Affine(NamedTuple):
+    """``(x - shift) / divisor``, each a scalar or one value a feature: float32."""
+
+    shift: Array
+    divisor: Array
+
+
+class Saved(NamedTuple):
+    """A tree in a file of the run, by its path, its digest and what it looks like."""
+
+    path: str
+    digest: str
+    like: Tree
+
+    def load(self) -> Tree:
+        """Return the tree; a process reads a file once."""
+        return _load(self)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.digest))
+
+
+@lru_cache(maxsize=8)
+def _load(saved: Saved) -> Tree:
+    return load_part(saved.path, saved.like, saved.digest)
+
+
+class Below(NamedTuple):
+    """A trained layer below the one that is trained."""
+
+    model: Model
+    params: Saved
+
+
+class Feed(NamedTuple):
+    """Where samples come from and how they are prepared."""
+
+    reader: Reader
+    columns: Columns
+    split: Split | None
+    split_key: Key
+    affine: tuple[Saved, ...] = ()
+    stored: Reader | None = None
+    """Reads the activations of a layer below, where those are stored, in place of the features."""
+    below: tuple[Below, ...] = ()
+    """Layers whose activations are computed from what is read, from the bottom up."""
+    visible_units: str | None = None
+    """``bernoulli`` where values must lie in [0, 1]."""
+    backend: str = "numpy"
+
+    def narrow(self, shard: Shard) -> "Feed":
+        """Return the feed for one shard alone, so that a task carries no more than it reads."""
+        stored = self.stored and self.stored.narrow(shard.start, shard.stop)
+        return self._replace(
+            reader=self.reader.narrow(shard.start, shard.stop), stored=stored
+        )
+
+
+STORED = "activation"
+
+
+def codes_of(feed: Feed, shard: Shard, values: dict[str, Any] | None = None) -> Array:
+    """Return the part of each row of a shard: 0 train, 1 validation, 2 test."""
+    by = feed.split.by if feed.split else None
+    if by is not None and (values is None or by not in values):
+        values = feed.reader.read(shard.start, shard.stop, (by,))
+    return assign(feed.split, shard, values[by] if by and values else None, feed.split_key)
+
+
+def names(feed: Feed) -> tuple[str, ...]:
+    """Return the variables that a shard of this feed is read from."""
+    columns = feed.columns
+    found = [] if feed.stored else [columns.features, columns.mask]
+    found += [columns.labels, feed.split.by if feed.split else None]
+    return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def load(
+    feed: Feed,
+    shard: Shard,
+    part: int | None,
+    order: Key | None = None,
+    limit: int | None = None,
+    ticket: None = None,
+) -> Batch:
+    """Read the samples of one part of a shard and prepare them.
+
+    Parameters
+    ----------
+    part
+        0 train, 1 validation, 2 test; None for every row.
+    order
+        Puts the rows in the keyed order of an epoch; by default they keep their own.
+    limit
+        Read the whole shard but keep no more rows than this.
+    ticket
+        Anything: a task that must be done before this one reads (memory is bounded so).
+
+    Raises
+    ------
+    DataError
+        NaN or infinity where no mask hides it; values that the units cannot take.
+    """
+    with measure("read"):
+        values = feed.reader.read(shard.start, shard.stop, names(feed))
+        rows = np.arange(shard.stop - shard.start)
+        if part is not None:
+            rows = rows[codes_of(feed, shard, values) == part]
+        if order is not None:
+            rows = rows[permutation(fold(order, shard.index), len(rows))]
+        rows = rows[:limit]
+        columns = feed.columns
+        labels = None
+        if columns.labels is not None:
+            labels = values[columns.labels][rows].astype(np.int64)
+        if feed.stored is not None:
+            stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
+            x, mask = np.ascontiguousarray(stored[rows]), None
+        else:
+            x, mask = _prepare(feed, shard, values, rows)
+    batch = Batch(shard.start + rows, backend.device_array(x, feed.backend), labels, mask)
+    with measure("compute"):
+        for below in feed.below:
+            code = models.encode(below.model, below.params.load(), batch.x)
+            batch = batch._replace(x=code, mask=None)
+    return batch
+
+
+def _prepare(
+    feed: Feed, shard: Shard, values: dict[str, Any], rows: Array
+) -> tuple[Array, Array | None]:
+    columns = feed.columns
+    mask = None
+    if columns.mask is not None:
+        mask = preprocess.flatten(values[columns.mask][rows]).astype(bool)
+    x = preprocess.flatten(values[columns.features][rows])
+    if mask is not None:
+        x = np.where(mask, x, x.dtype.type(0))
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    for saved in feed.affine:
+        affine: Affine = saved.load()
+        x = preprocess.standardise(x, affine.shift, affine.divisor, 0.0)
+    if mask is not None and feed.affine:
+        x = np.where(mask, x, np.float32(0))
+    if feed.visible_units == "bernoulli" and x.size:
+        low, high = float(x.min()), float(x.max())
+        if low < 0 or high > 1:
+            raise DataError(
+                f"variable {columns.features!r}, samples {shard.start} to {shard.stop - 1}: "
+                f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
+                "add a Scale() stage, or use gaussian visible units and Standardise()"
+            )
+    return x, mask
+
+
+class Inspected(NamedTuple):
+    """What one pass over a shard found."""
+
+    counts: tuple[int, int, int]
+    digest: str
+    largest_label: int
+
+
+def inspect(feed: Feed, shard: Shard) -> Inspected:
+    """Check every value of a shard, hash its content and count its parts.
+
+    Raises
+    ------
+    DataError
+        NaN or infinity without a mask, a negative label.
+    """
+    from deepstrata.storage.readers import digest
+
+    with measure("read"):
+        values = feed.reader.read(shard.start, shard.stop, names(feed))
+        columns = feed.columns
+        mask = values[columns.mask].astype(bool) if columns.mask else None
+        check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
+        largest = -1
+        if columns.labels is not None:
+            labels = values[columns.labels]
+            if labels.min() < 0:
+                row = int(np.argmin(labels))
+                raise DataError(
+                    f"variable {columns.labels!r}, sample {shard.start + row}: expected a class "
+                    f"number 0, 1, ..., found {labels[row]}"
+                )
+            largest = int(labels.max())
+        codes = codes_of(feed, shard, values)
+        counts = tuple(int((codes == i).sum()) for i in range(len(PARTS)))
+        return Inspected(counts, digest(values), largest)  # type: ignore[arg-type]
+
+
+def needs_unit_interval(model: Model) -> str | None:
+    """Return the visible units of a model's first layer, if it has any."""
+    first = model if isinstance(model, RBM) else model.layers[0]
+    return first.visible_units if isinstance(first, RBM) else None
+
+
+def spread(counts: list[int], wanted: int, key: Key) -> Iterator[tuple[int, int]]:
+    """Yield ``(shard, rows)`` of a fixed sample of about ``wanted`` rows, in keyed shard order."""
+    from deepstrata.storage.shards import epoch_order
+
+    for index in epoch_order(len(counts), fold(key, "monitor")):
+        if wanted <= 0:
+            return
+        rows = min(counts[int(index)], wanted)
+        if rows:
+            yield int(index), rows
+            wanted -= rows

@@ -1,0 +1,76 @@
+"""Learning curves as xarray: a node for each training, along rounds and along epochs."""
+
+import json
+from collections.abc import Sequence
+
+import xarray as xr
+
+from deepstrata.storage import runs, stores
+
+LONG_NAMES = {
+    "squared_error": "squared reconstruction error, summed over a sample",
+    "free_energy": "free energy",
+    "loss": "cross-entropy",
+    "errors": "share of samples that are misclassified",
+    "n": "samples in the round",
+}
+
+
+def history_urls(training: str) -> list[str]:
+    """Return the history files below a training's directory, in the order of their rounds."""
+    directory = stores.join(training, "history")
+    return [stores.join(directory, name) for name in stores.children(directory)]
+
+
+def merge_rows(urls: Sequence[str]) -> dict[str, list[dict[str, float]]]:
+    """Return the rows of some history files by ``round`` and ``epoch``, each row once."""
+    found: dict[str, dict[float, dict[str, float]]] = {"round": {}, "epoch": {}}
+    for url in urls:
+        data = json.loads(stores.read_bytes(url))
+        for kind, rows in found.items():
+            rows |= {row[kind]: row for row in data[kind]}
+    return {kind: [rows[i] for i in sorted(rows)] for kind, rows in found.items()}
+
+
+def history_dataset(rows: dict[str, list[dict[str, float]]]) -> xr.Dataset:
+    """Return one training's history.
+
+    Over ``round``: means over the samples of a round, as it was trained. Over ``epoch_end``: means
+    over the fixed samples that are watched, after each epoch.
+    """
+    dataset = xr.Dataset(attrs={"title": "means per sample"})
+    for dim, kind, other in (("round", "round", "epoch"), ("epoch_end", "epoch", "round")):
+        table = rows[kind]
+        if not table:
+            continue
+        names = [name for name in table[0] if name not in (kind, other)]
+        dataset = dataset.assign_coords(
+            {
+                dim: (dim, [int(row[kind]) for row in table]),
+                (other if dim == "round" else "last_round"): (dim, [row[other] for row in table]),
+            }
+        )
+        for name in names:
+            values = [row.get(name, float("nan")) for row in table]
+            what = name.removeprefix("train_").removeprefix("validation_")
+            dataset[name] = (dim, values, {"long_name": LONG_NAMES.get(what, what)})
+    return dataset
+
+
+def history_tree(path: str) -> xr.DataTree:
+    """Return the history of every training of a run, finished or not."""
+    manifest = runs.read_manifest(path)
+    keys = {record.name: record.key[:12] for record in manifest.stages}
+    nodes: dict[str, xr.Dataset] = {}
+    for stage in manifest.pipeline.stages:
+        if stage.kind not in ("pretrain", "finetune"):
+            continue
+        layers = [f"{stage.name}/layer-{i}" for i in range(len(getattr(stage, "rbms", ())))]
+        for name in layers or [stage.name]:
+            directory = stores.join(path, "stages", name)
+            known = stores.children(directory)
+            key = keys.get(stage.name) or (known[-1] if known else "")
+            urls = history_urls(stores.join(directory, key))
+            if urls:
+                nodes[name] = history_dataset(merge_rows(urls))
+    return xr.DataTree.from_dict(nodes)

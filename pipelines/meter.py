@@ -1,0 +1,36 @@
+"""Seconds that this process spent reading and computing; for people, never part of a result."""
+
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+_seconds: dict[str, float] = defaultdict(float)
+_lock = Lock()
+
+
+@contextmanager
+def measure(what: str) -> Iterator[None]:
+    """Add the time spent in the block to this process's account of ``what``."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = time.perf_counter() - start
+        with _lock:
+            _seconds[what] += spent
+
+
+def seconds() -> dict[str, float]:
+    """Return the account of this process so far."""
+    with _lock:
+        return dict(_seconds)
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

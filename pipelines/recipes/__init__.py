@@ -1,0 +1,1 @@
+"""Ready-made pipelines: each a short file that uses public names only."""

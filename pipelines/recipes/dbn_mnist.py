@@ -1,0 +1,56 @@
+"""784-500-500-2000-10 on MNIST after Hinton & Salakhutdinov (2006); published: 1.2 % error."""
+
+from deepstrata import (
+    DBN,
+    RBM,
+    SGD,
+    Encode,
+    Evaluate,
+    FileSource,
+    FineTune,
+    Linear,
+    LocalSteps,
+    Pipeline,
+    Pretrain,
+    Report,
+    Scale,
+    Softmax,
+    Split,
+    Steps,
+)
+
+pipeline = Pipeline(
+    name="dbn-mnist",
+    source=FileSource(
+        format="idx", path="path/to/mnist", features="image", labels="label", sample_dim="sample"
+    ),
+    stages=(
+        Split(by="subset"),
+        Scale(minimum=0, maximum=255),
+        Pretrain(
+            model=DBN(
+                layers=(RBM(hidden=500), RBM(hidden=500), RBM(hidden=2000), Softmax(classes=10))
+            ),
+            epochs=20,
+            optimiser=SGD(
+                learning_rate=0.1,
+                momentum=Steps(values=(0.5, 0.9), boundaries=(5,)),
+                weight_decay=0.0002,
+            ),
+            strategy=LocalSteps(batch=100, steps=20, shards=2),
+        ),
+        FineTune(
+            epochs=40,
+            optimiser=SGD(
+                learning_rate=Linear(start=0.1, end=0.001, epochs=40),
+                momentum=0.9,
+                weight_decay=1e-5,
+            ),
+            strategy=LocalSteps(batch=100, steps=20, shards=2),
+        ),
+        Evaluate(),
+        Encode(),
+        Report(),
+    ),
+    seed=0,
+)

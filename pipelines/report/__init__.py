@@ -1,0 +1,56 @@
+"""The report: one HTML file that shows a run, needs no network and runs no script."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from deepstrata.schemas.runs import RunManifest
+from deepstrata.schemas.trees import Array
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+class Report(NamedTuple):
+    """Everything that a report shows, as plain data; what is None or empty is left out.
+
+    K examples, N samples, C classes. Pictures are arrays ``(K, y, x)``; ``(K, n)`` draws lines, and
+    of more dimensions the last one runs across and all others down.
+    """
+
+    title: str
+    manifest: RunManifest
+    """Pipeline, stages with their timings, metrics, digests and environment."""
+    history: "xr.DataTree | None" = None
+    """One node per trained thing; see ``deepstrata.pipelines.report.curves``."""
+    command: str = ""
+    """What a shell needs to run the pipeline again."""
+    plan: str = ""
+    filters: tuple[tuple[str, Array], ...] = ()
+    """Names (``layer 1``) and weights of hidden units, shaped like a sample."""
+    inputs: Array | None = None
+    """Samples that were reconstructed."""
+    reconstructions: Array | None = None
+    """What the model made of ``inputs``; the same shape."""
+    reconstructions_of: str = ""
+    """Where ``inputs`` come from: ``test part``."""
+    confusion: Array | None = None
+    """Counts, ``(C, C)``: the class along the rows, the prediction along the columns."""
+    class_names: tuple[str, ...] = ()
+    """C names; 0, 1, ... where there are none."""
+    codes: Array | None = None
+    """``(N, D)``; shown along their first two principal components."""
+    code_labels: Array | None = None
+    """``(N,)``: class numbers, or floats for a continuous scale."""
+    code_labels_name: str = ""
+
+
+def write_report(report: Report, path: str | Path) -> Path:
+    """Write ``report`` as one HTML file and return its path."""
+    from deepstrata.pipelines.report.page import page
+
+    path = Path(path)
+    path.write_text(page(report), encoding="utf-8")
+    return path
+
+
+__all__ = ["Report", "write_report"]

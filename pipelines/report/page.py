@@ -1,0 +1,295 @@
+"""The report's page: what was found first, then how, then what it takes to do it again."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+import deepstrata
+from deepstrata.pipelines.report import Report
+from deepstrata.pipelines.report.chart import line_chart
+from deepstrata.pipelines.report.classes import confusion_table, scatter
+from deepstrata.pipelines.report.curves import curves
+from deepstrata.pipelines.report.markup import Markup, join, tag
+from deepstrata.pipelines.report.numbers import duration, metric, rate, size
+from deepstrata.pipelines.report.pictures import (
+    COLUMNS,
+    as_tiles,
+    centred,
+    colour_bar,
+    colours_for,
+    image_grid,
+    line_tiles,
+)
+from deepstrata.pipelines.visualize import draw_pipeline
+from deepstrata.schemas.runs import RunManifest, StageRecord
+
+HEADLINES = ("test_error", "validation_error", "test_squared_error", "validation_squared_error")
+MEASURED = ("train", "validation", "test")
+DOT = "\N{MIDDLE DOT}"
+
+
+def page(report: Report) -> Markup:
+    """Return the whole HTML document."""
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content=f"deepstrata {deepstrata.__version__}"),
+        tag("title", report.title),
+        tag("style", Markup(style)),
+    )
+    body = tag("body", _header(report), tag("main", *(part(report) for part in PARTS)))
+    return Markup("<!doctype html>\n" + tag("html", head, body, lang="en") + "\n")
+
+
+def _section(title: str, *children: object) -> Markup:
+    content = join(children)
+    if not content:
+        return content
+    name = re.sub(r"[^a-z]+", "-", title.lower())
+    return tag("section", tag("h2", title, id=name), content, aria_labelledby=name)
+
+
+def _header(report: Report) -> Markup:
+    manifest = report.manifest
+    when = [_moment(manifest.started)]
+    facts = [f"pipeline {manifest.pipeline.name}", f"run {manifest.run}", *when]
+    if manifest.status not in ("finished", "running"):
+        facts.append(manifest.status)
+    tiles = [
+        tag("div", tag("dt", name), tag("dd", value, title=hint or None))
+        for name, value, hint in _headlines(manifest)
+    ]
+    line = tag("p", f" {DOT} ".join(facts), class_="facts")
+    return tag("header", tag("h1", report.title), line, tag("dl", *tiles, class_="headlines"))
+
+
+def _moment(text: str) -> str:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{when.day} {when:%B %Y, %H:%M %Z}".strip()
+
+
+def _headlines(manifest: RunManifest) -> list[tuple[str, str, str]]:
+    """Return the names and values that come first, each with a hint."""
+    found = [name for name in HEADLINES if name in manifest.metrics][:2]
+    tiles = [(_words(name), metric(name, manifest.metrics[name]), "") for name in found]
+    seconds = sum(stage.seconds for stage in manifest.stages)
+    tiles.append(("time", duration(seconds), "all stages together"))
+    if manifest.examples_per_second:
+        tiles.append(("examples/s", rate(manifest.examples_per_second), "while training"))
+        wait = f"{100 * manifest.data_wait:.1f} %"
+        tiles.append(("waiting for data", wait, "share of the tasks' time"))
+    if manifest.peak_worker_bytes:
+        tiles.append(("memory", size(manifest.peak_worker_bytes), "peak of the largest worker"))
+    if manifest.fingerprint:
+        tiles.append(("fingerprint", manifest.fingerprint[:8], manifest.fingerprint))
+    return tiles
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _pipeline(report: Report) -> Markup:
+    drawing = draw_pipeline(report.manifest.pipeline).svg
+    return _section("Pipeline", tag("div", drawing, class_="scroll", tabindex="0"))
+
+
+def _curves(report: Report) -> Markup:
+    if report.history is None:
+        return Markup("")
+    order = {stage.name: i for i, stage in enumerate(report.manifest.pipeline.stages)}
+    nodes = curves(report.history)
+    parts = []
+    for path, charts in sorted(nodes, key=lambda n: order.get(n[0].split("/")[0], len(order))):
+        figures = join(line_chart(chart) for chart in charts)
+        if figures:
+            parts += [tag("h3", _node_title(path)), tag("div", figures, class_="curves")]
+    return _section("Learning curves", *parts)
+
+
+def _node_title(path: str) -> str:
+    """Turn ``pretrain/layer-0`` into ``pretrain, layer 1``: people count from one."""
+
+    def count(found: re.Match[str]) -> str:
+        return f"{found[1]} {int(found[2]) + 1}"
+
+    return re.sub(r"\b(layer)-(\d+)\b", count, path).replace("/", ", ") or "training"
+
+
+def _filters(report: Report) -> Markup:
+    figures = []
+    for name, weights in report.filters:
+        note = f"{len(weights)} hidden units"
+        if weights.ndim == 2:
+            picture, bar = line_tiles(weights, label=f"Filters of {name}"), Markup("")
+        else:
+            colours = centred(weights)
+            columns = _columns(as_tiles(weights).shape)
+            picture = image_grid(weights, colours, f"Filters of {name}", columns)
+            bar = colour_bar(colours)
+        caption = tag("figcaption", tag("b", name), tag("i", note), bar)
+        figures.append(tag("figure", caption, picture, class_="tiled"))
+    return _section("Filters", *figures)
+
+
+def _columns(shape: tuple[int, ...]) -> int:
+    """Return how many pictures (K, y, x) go into a row: fewer where they are wide."""
+    return max(3, min(COLUMNS, round(COLUMNS * shape[1] / shape[2])))
+
+
+def _reconstructions(report: Report) -> Markup:
+    if report.inputs is None or report.reconstructions is None:
+        return Markup("")
+    inputs, outputs = report.inputs, report.reconstructions
+    of = f"of the {report.reconstructions_of}" if report.reconstructions_of else ""
+    if inputs.ndim == 2:
+        picture = line_tiles(inputs, outputs, "Samples and their reconstructions")
+        key = tag("span", tag("span", "sample", class_="input"),
+                  tag("span", "reconstruction", class_="output"), class_="key")  # fmt: skip
+    else:
+        picture, key = _pairs(inputs, outputs), colour_bar(colours_for(inputs, outputs))
+    caption = tag("figcaption", tag("b", f"{len(inputs)} samples {of}"), key)
+    return _section("Reconstructions", tag("figure", caption, picture, class_="tiled"))
+
+
+def _pairs(inputs: object, outputs: object) -> Markup:
+    before, after = as_tiles(inputs), as_tiles(outputs)
+    colours, columns = colours_for(before, after), _columns(before.shape)
+    rows = []
+    for start in range(0, len(before), columns):
+        part = slice(start, start + columns)
+        for name, tiles in (("sample", before[part]), ("reconstruction", after[part])):
+            label = f"{name} {start + 1} to {start + len(tiles)}"
+            rows += [tag("span", name), image_grid(tiles, colours, label, columns)]
+    return tag("div", *rows, class_="pairs")
+
+
+def _classes(report: Report) -> Markup:
+    parts = []
+    if report.confusion is not None and report.confusion.any():
+        parts.append(tag("h3", "Confusion matrix"))
+        table = confusion_table(report.confusion, report.class_names)
+        parts.append(tag("div", table, class_="scroll", tabindex="0"))
+    codes = Markup("")
+    if report.codes is not None and len(report.codes) > 1:
+        plot = scatter(report.codes, report.code_labels, report.class_names)
+        by = f", coloured by {report.code_labels_name}" if report.code_labels_name else ""
+        codes = tag("h3", f"Codes{by}") + plot
+    columns = [tag("div", *parts)] if parts else []
+    columns += [tag("div", codes)] if codes else []
+    title = "Classes and codes" if parts and codes else "Classes" if parts else "Codes"
+    return _section(title, tag("div", *columns, class_="columns")) if columns else Markup("")
+
+
+def _results(report: Report) -> Markup:
+    """Return the metrics as a table: what was measured down, the parts of the data across."""
+    table: dict[str, dict[str, str]] = {}
+    for name, value in report.manifest.metrics.items():
+        part, _, what = name.partition("_")
+        if part not in MEASURED:
+            part, what = "", name
+        table.setdefault(what, {})[part] = metric(name, value)
+    parts = [part for part in (*MEASURED, "") if any(part in row for row in table.values())]
+    head = tag("tr", tag("th"), *(tag("th", part, scope="col") for part in parts))
+    rows = [
+        tag("tr", tag("th", _words(what), scope="row"), *(tag("td", row.get(p, "")) for p in parts))
+        for what, row in table.items()
+    ]
+    body = tag("table", tag("thead", head), tag("tbody", *rows), class_="results")
+    return _section("Results", body) if rows else Markup("")
+
+
+def _time(report: Report) -> Markup:
+    stages = report.manifest.stages
+    longest = max((stage.seconds for stage in stages), default=0) or 1.0
+    head = tag(
+        "tr",
+        *(
+            tag("th", name, scope="col")
+            for name in ("stage", "time", "", "examples/s", "waiting for data")
+        ),
+    )
+    rows = [_stage_row(stage, longest) for stage in stages]
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="times")
+    return _section("Time", tag("div", table, class_="scroll")) if rows else Markup("")
+
+
+def _stage_row(stage: StageRecord, longest: float) -> Markup:
+    share = 100 * stage.seconds / longest
+    strip = tag(
+        "svg", tag("rect", x=0, y=0, width=max(share, 0.3), height=10, rx=1),
+        viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true",
+    )  # fmt: skip
+    speed = rate(stage.examples / stage.seconds) if stage.examples and stage.seconds else ""
+    wait = f"{100 * stage.wait:.1f} %" if stage.examples else ""
+    return tag(
+        "tr", tag("th", stage.name, scope="row"), tag("td", duration(stage.seconds)),
+        tag("td", strip, class_="strip"), tag("td", speed), tag("td", wait),
+    )  # fmt: skip
+
+
+def _again(report: Report) -> Markup:
+    manifest = report.manifest
+    digests = {name: value for name, value in manifest.digests if value}
+    prints = {"fingerprint": manifest.fingerprint, "weights": manifest.weights_sha256} | digests
+    parts = []
+    if report.command:
+        parts.append(tag("pre", tag("code", report.command), class_="command"))
+    known = {name: value for name, value in prints.items() if value}
+    if known:
+        note = (
+            "The fingerprint covers data, pipeline, code, environment and weights. A run with "
+            "the same one has the same weights, bit for bit, on any number of workers."
+        )
+        parts += [tag("p", note, class_="note"), _facts(known)]
+    parts.append(_fold("Pipeline as JSON", tag("pre", manifest.pipeline.to_json())))
+    if report.plan:
+        parts.append(_fold("Plan", tag("pre", report.plan)))
+    return _section("Do it again", *parts)
+
+
+def _environment(report: Report) -> Markup:
+    environment = report.manifest.environment
+    parts = [tag("h3", "What can change a bit"), _facts(environment.bits)]
+    rest = dict(environment.notes) | dict(report.manifest.cluster)
+    if rest:
+        parts.append(_fold("Everything else", _facts(rest)))
+    return _section("Environment", *parts)
+
+
+def _facts(values: Mapping[str, str]) -> Markup:
+    rows = [tag("tr", tag("th", _words(name), scope="row"), tag("td", value))
+            for name, value in values.items()]  # fmt: skip
+    return tag("table", tag("tbody", *rows), class_="facts mono")
+
+
+def _fold(title: str, content: Markup) -> Markup:
+    return tag("details", tag("summary", title), content)
+
+
+PARTS: tuple[Callable[[Report], Markup], ...] = (
+    _pipeline,
+    _curves,
+    _filters,
+    _reconstructions,
+    _classes,
+    _results,
+    _time,
+    _again,
+    _environment,
+)

@@ -1,0 +1,112 @@
+"""Which rows each round uses: a function of dataset, strategy and seed, never of the workers.
+
+An epoch visits the shards in a keyed order, ``shards`` of them side by side: a group. Each shard of
+a group is read once, its rows are put in a keyed order, and round after round takes the next rows
+of every shard of the group until the longest is used up.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import singledispatch
+from typing import NamedTuple
+
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
+from deepstrata.storage.shards import epoch_order
+
+
+class Round(NamedTuple):
+    """One round of training."""
+
+    index: int
+    epoch: int
+    progress: float
+    """Epochs done when the round begins: 1.5 is half-way through the second."""
+    group: int
+    """Counts groups of shards from the start of training."""
+    shards: tuple[int, ...]
+    start: int
+    stop: int
+    """Rows ``start:stop`` of each of the group's shards, in their keyed order."""
+    rows: int
+    """Samples in the round."""
+    ends_group: bool
+    ends_epoch: bool
+
+
+@singledispatch
+def rows_per_shard(strategy: Strategy) -> int:
+    """Return how many samples of each shard a round uses."""
+    raise TypeError(f"no rule for a {type(strategy).__name__}")
+
+
+@rows_per_shard.register
+def _(strategy: Synchronous) -> int:
+    return strategy.batch
+
+
+@rows_per_shard.register
+def _(strategy: LocalSteps) -> int:
+    return strategy.batch * strategy.steps
+
+
+def epoch_rounds(
+    counts: Sequence[int], strategy: Strategy, key: Key, epoch: int, first: int, group: int
+) -> Iterator[Round]:
+    """Yield the rounds of one epoch over shards that hold ``counts`` samples each."""
+    step = rows_per_shard(strategy)
+    order = [int(i) for i in epoch_order(len(counts), fold(key, "order", epoch)) if counts[i]]
+    groups = [order[i : i + strategy.shards] for i in range(0, len(order), strategy.shards)]
+    total, done, index = sum(counts), 0, first
+    for i, shards in enumerate(groups):
+        longest = max(counts[s] for s in shards)
+        for start in range(0, longest, step):
+            stop = min(start + step, longest)
+            rows = sum(min(stop, counts[s]) - min(start, counts[s]) for s in shards)
+            ends_group = stop == longest
+            yield Round(
+                index=index,
+                epoch=epoch,
+                progress=epoch + done / total,
+                group=group + i,
+                shards=tuple(shards),
+                start=start,
+                stop=stop,
+                rows=rows,
+                ends_group=ends_group,
+                ends_epoch=ends_group and i == len(groups) - 1,
+            )
+            done += rows
+            index += 1
+
+
+def all_rounds(counts: Sequence[int], strategy: Strategy, key: Key, epochs: int) -> list[Round]:
+    """Return the rounds of a whole training."""
+    rounds: list[Round] = []
+    for epoch in range(epochs):
+        group = rounds[-1].group + 1 if rounds else 0
+        rounds += epoch_rounds(counts, strategy, key, epoch, len(rounds), group)
+    return rounds
+
+
+LEAST_WINDOW = 64
+LARGEST_WINDOW = 512
+
+
+def windows(rounds: Sequence[Round], every: int | None) -> Iterator[list[Round]]:
+    """Cut rounds into windows, each to end in a checkpoint, at the ends of groups.
+
+    By default a window is an epoch, or as many as make 64 rounds, or a part of one of 512 rounds.
+    """
+    window: list[Round] = []
+    for r in rounds:
+        window.append(r)
+        enough = (
+            len(window) >= every
+            if every
+            else (r.ends_epoch and len(window) >= LEAST_WINDOW) or len(window) >= LARGEST_WINDOW
+        )
+        if enough and r.ends_group:
+            yield window
+            window = []
+    if window:
+        yield window

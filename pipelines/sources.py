@@ -1,0 +1,204 @@
+"""Opening what a pipeline reads: ingest if it must be, preprocess, check, count."""
+
+import json
+import time
+from functools import reduce
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from deepstrata.pipelines import feeds
+from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_digest
+from deepstrata.pipelines.events import Observer, StageFinished, StageStarted
+from deepstrata.pipelines.feeds import Feed, Inspected
+from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, ZarrSource
+from deepstrata.schemas.errors import DataError, DeclarationError
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.models import DBN, Softmax
+from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.runs import StageRecord
+from deepstrata.schemas.stages import Apply, FineTune, Split
+from deepstrata.storage import stores, writing
+from deepstrata.storage.datasets import Columns, describe, open_dataset, resolve
+from deepstrata.storage.ingest import ingest
+from deepstrata.storage.readers import reader
+from deepstrata.storage.shards import Shard, shard_grid
+
+
+class Opened(NamedTuple):
+    """A source that can be read."""
+
+    source: Source
+    """As declared, or the Zarr store that an ingest made of it."""
+    dataset: xr.Dataset
+    columns: Columns
+    grid: tuple[Shard, ...]
+
+    @property
+    def visible(self) -> int:
+        """Features of a sample."""
+        size = 1
+        for length in self.columns.feature_shape:
+            size *= length
+        return size
+
+    @property
+    def coords(self) -> xr.Dataset:
+        """Coordinates along the sample dimension, without data."""
+        dim = self.columns.sample_dim
+        names = [n for n, c in self.dataset.coords.items() if c.dims == (dim,)]
+        extra = [
+            n
+            for n in (self.columns.labels,)
+            if n is not None and n in self.dataset.data_vars
+        ]
+        kept = self.dataset[[*names, *extra]].set_coords(extra)
+        return kept.drop_vars([n for n in kept.coords if kept[n].dims != (dim,)])
+
+
+def split_of(pipeline: Pipeline) -> Split | None:
+    """Return the pipeline's split, if it has one."""
+    return next((stage for stage in pipeline.stages if isinstance(stage, Split)), None)
+
+
+def open_source(pipeline: Pipeline, source: Source, data: Any = None) -> Opened:
+    """Open a source, preprocess it lazily, and check what it must have.
+
+    Raises
+    ------
+    SchemaError, StorageError
+        It is not there, or a variable, dimension or dtype is not as declared.
+    DeclarationError
+        The pipeline takes a dataset of the caller's, and none was given.
+    """
+    if isinstance(source, ZarrSource):
+        dataset = open_dataset(source.path, source.group)
+    elif isinstance(source, DatasetSource):
+        if data is None:
+            raise DeclarationError(
+                f"pipeline {pipeline.name!r} reads a dataset of yours: pass it as run(data=...)"
+            )
+        dataset = data.to_dataset(name=source.features) if isinstance(data, xr.DataArray) else data
+    else:
+        raise TypeError(f"a {type(source).__name__} must be ingested first")
+    applied = [stage for stage in pipeline.stages if isinstance(stage, Apply)]
+    if applied and not dataset.chunks:
+        dataset = dataset.chunk()
+    for stage in applied:
+        dataset = stage.function(dataset, **stage.arguments)
+        if not isinstance(dataset, xr.Dataset):
+            raise DeclarationError(
+                f"stage {stage.name!r}: expected the function to return an xarray.Dataset, "
+                f"found {type(dataset).__name__}"
+            )
+    if applied:
+        source = DatasetSource(**source.model_dump(exclude={"kind", "path", "group"}))
+    columns = resolve(source, dataset)
+    return Opened(source, dataset, columns, _grid(source, dataset, columns))
+
+
+def _grid(source: Source, dataset: xr.Dataset, columns: Columns) -> tuple[Shard, ...]:
+    array = dataset[columns.features]
+    axis = array.dims.index(columns.sample_dim)
+    if array.chunks is not None:
+        return shard_grid(columns.samples, array.chunks[axis], source.rows_per_shard)
+    variable = describe(dataset, columns.sample_dim).variable(columns.features)
+    rows = variable.chunks[axis] if variable.chunks else columns.samples
+    return shard_grid(columns.samples, rows, source.rows_per_shard)
+
+
+def ingest_source(
+    pipeline: Pipeline, path: str, records: list[StageRecord], observer: Observer
+) -> tuple[Source, StageRecord | None]:
+    """Write a ``FileSource`` to Zarr in the run directory, unless that is done."""
+    source = pipeline.source
+    if not isinstance(source, FileSource):
+        return source, None
+    dest = stores.join(path, "data.zarr")
+    key = stage_digest(source)
+    fields = source.model_dump(exclude={"kind", "path", "format"})
+    found = ZarrSource(path=dest, **fields)
+    done = next((r for r in records if r.name == "ingest" and r.key == key), None)
+    if done is not None and writing.is_complete(dest):
+        observer(StageFinished("ingest", "ingest", 0.0, {}, reused=True))
+        return found, done
+    observer(StageStarted("ingest", "ingest", 0))
+    started = time.perf_counter()
+    writing.discard(dest)
+    schema = ingest(source.format, source.path, dest, sample_dim=source.sample_dim)
+    seconds = time.perf_counter() - started
+    samples = schema.variable(source.features).shape
+    record = StageRecord(
+        name="ingest",
+        kind="ingest",
+        key=key,
+        seconds=seconds,
+        examples=int(samples[0]) if samples and samples[0] else 0,
+        outputs={"data": dest},
+    )
+    observer(StageFinished("ingest", "ingest", seconds, {}, reused=False))
+    return found, record
+
+
+def feed_of(pipeline: Pipeline, opened: Opened, device: str = "numpy") -> Feed:
+    """Return how tasks read the source."""
+    return Feed(
+        reader=reader(opened.source, opened.dataset),
+        columns=opened.columns,
+        split=split_of(pipeline),
+        split_key=fold(Key(pipeline.seed), "split"),
+        backend=device,
+    )
+
+
+def inspect(context: Context) -> tuple[StageRecord, str]:
+    """Read everything once: check values, count the parts of every shard, hash the content.
+
+    Returns the record and the digest of the data.
+    """
+    key = digest_of(context.chain, str(context.feed.columns), [list(s) for s in context.grid])
+    url = stores.join(context.path, "stages", "inspect", "inspected.json")
+    done = context.record("inspect")
+    started = time.perf_counter()
+    if done is not None and done.key == key:
+        found = [Inspected(tuple(c), d, m) for c, d, m in json.loads(stores.read_bytes(url))]
+    else:
+        context.observer(StageStarted("inspect", "inspect", len(context.grid)))
+        found = each_shard(context, "inspect", feeds.inspect, context.grid)
+        stores.write_bytes(url, json.dumps([list(f) for f in found]).encode())
+    context.counts = tuple(f.counts for f in found)
+    data = digest_of([f.digest for f in found])
+    _check_labels(context, found)
+    if not context.total(0):
+        raise DataError("the training part has no samples; see the split stage")
+    parts = zip(("train", "validation", "test"), range(3), strict=True)
+    metrics = {f"{name}_samples": float(context.total(i)) for name, i in parts}
+    reused = done is not None and done.key == key
+    seconds = time.perf_counter() - started
+    context.observer(StageFinished("inspect", "inspect", seconds, metrics, reused))
+    record = done if done is not None and reused else StageRecord(
+        name="inspect",
+        kind="inspect",
+        key=key,
+        seconds=seconds,
+        examples=context.grid[-1].stop,
+        metrics=metrics,
+        outputs={"inspected": url},
+    )
+    return record, data
+
+
+def _check_labels(context: Context, found: list[Inspected]) -> None:
+    largest = reduce(max, (f.largest_label for f in found), -1)
+    for stage in context.pipeline.stages:
+        model = context.pipeline.model_of(stage) if isinstance(stage, FineTune) else None
+        if isinstance(model, DBN) and isinstance(model.layers[-1], Softmax):
+            classes = model.layers[-1].classes
+            if largest >= classes:
+                index = next(i for i, f in enumerate(found) if f.largest_label >= classes)
+                shard = context.grid[index]
+                raise DataError(
+                    f"variable {context.feed.columns.labels!r}, samples {shard.start} to "
+                    f"{shard.stop - 1}: expected class numbers 0 to {classes - 1} "
+                    f"(Softmax(classes={classes})), found {found[index].largest_label}"
+                )

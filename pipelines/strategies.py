@@ -1,0 +1,278 @@
+"""How a strategy writes a round into a graph.
+
+The state of a training is partitioned: ``state`` holds parameters and the (outer) optimiser,
+``replica-0``, ``replica-1``, ... what stays with a shard's place in the round (inner optimiser,
+persistent chains). Each part is a task of its own, so a strategy may spread them over workers. A
+strategy reads the parts of the last ``memory(strategy)`` rounds and adds those of the next one.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+from deepstrata.ops import learning, models, optimisers
+from deepstrata.ops.partials import Batch, Partial, merge, take
+from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
+from deepstrata.pipelines.meter import measure
+from deepstrata.pipelines.rounds import Round
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.models import DBN, Model
+from deepstrata.schemas.optimisers import Optimiser
+from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
+from deepstrata.schemas.trees import Tree, tree_map
+
+
+class Learning(NamedTuple):
+    """The frozen settings of one training."""
+
+    model: Model
+    optimiser: Optimiser
+    strategy: Strategy
+    visible: int
+    key: Key
+
+
+class TrainState(NamedTuple):
+    """Parameters and the state of the optimiser that updates them."""
+
+    params: Tree
+    optimiser: Tree
+
+
+class Replica(NamedTuple):
+    """What stays with one shard's place in the round."""
+
+    optimiser: Tree
+    carry: Tree
+
+
+class Rounded(NamedTuple):
+    """The state after a round, and what is reported of the round: sums over ``n`` samples."""
+
+    state: TrainState
+    n: int
+    stats: dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """References to the parts of one round's state."""
+
+    state: Ref
+    replicas: tuple[Ref, ...]
+
+
+class Local(NamedTuple):
+    """What a shard gives to a round when part of the state stays with it."""
+
+    partial: Partial
+    replica: Replica
+
+
+@singledispatch
+def memory(strategy: Strategy) -> int:
+    """Return how many past states a round reads; 1 is the newest alone."""
+    return 1
+
+
+@singledispatch
+def outer_optimiser(strategy: Strategy, inner: Optimiser) -> Optimiser:
+    """Return the optimiser that updates the shared parameters."""
+    return inner
+
+
+@outer_optimiser.register
+def _(strategy: LocalSteps, inner: Optimiser) -> Optimiser:
+    return strategy.outer
+
+
+@singledispatch
+def write_round(
+    strategy: Strategy,
+    graph: Graph,
+    settings: Learning,
+    this: Round,
+    states: Sequence[Parts],
+    shards: Sequence[Ref],
+) -> Parts:
+    """Add one round to ``graph`` and return the references to the state after it.
+
+    Parameters
+    ----------
+    this
+        The rows to use.
+    states
+        The parts of the last ``memory(strategy)`` rounds, newest last.
+    shards
+        References to the ``Batch`` of each of the round's shards.
+    """
+    raise TypeError(f"no rule for a {type(strategy).__name__}")
+
+
+def replica_count(settings: Learning) -> int:
+    """Return how many replica parts a training has; 0 where nothing stays with a shard's place."""
+    carries = models.carry(settings.model, settings.visible, settings.key) != ()
+    local = isinstance(settings.strategy, LocalSteps)
+    return settings.strategy.shards if local or carries else 0
+
+
+def param_shapes(settings: Learning) -> Tree:
+    """Return what the trained parameters look like; a deep belief net is trained as a net."""
+    shapes = models.shapes(settings.model, settings.visible)
+    return models.feed_forward(settings.model, shapes) if _is_net(settings) else shapes
+
+
+def fresh_params(settings: Learning) -> Tree:
+    """Draw the parameters that a training without a trained model begins with."""
+    key = fold(settings.key, "init")
+    if _is_net(settings):
+        return models.start_net(settings.model, None, settings.visible, key)
+    return models.init(settings.model, settings.visible, key)
+
+
+def _is_net(settings: Learning) -> bool:
+    return isinstance(settings.model, DBN)
+
+
+def initial_state(settings: Learning, params: Tree) -> TrainState:
+    """Return the state before the first round, as arrays (or as specs, for specs)."""
+    outer = outer_optimiser(settings.strategy, settings.optimiser)
+    return TrainState(params, optimisers.init(outer, params))
+
+
+def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
+    """Return what the shard at ``place`` of a round starts with."""
+    local = isinstance(settings.strategy, LocalSteps)
+    carry = models.carry(settings.model, settings.visible, fold(settings.key, "carry", place))
+    return Replica(optimisers.init(settings.optimiser, params) if local else (), carry)
+
+
+def partial_of(local: Local) -> Partial:
+    """Return what leaves the shard, without what stays."""
+    return local.partial
+
+
+def replica_of(local: Local | Replica) -> Replica:
+    """Return what stays with the shard's place."""
+    return local.replica if isinstance(local, Local) else local
+
+
+def gradient_task(
+    settings: Learning,
+    rounded: Rounded,
+    replica: Local | Replica | None,
+    batch: Batch,
+    rows: tuple[int, int],
+    key: Key,
+) -> Local | Partial:
+    """Sum the gradient over some rows of a shard."""
+    with measure("compute"):
+        carry = replica_of(replica).carry if replica is not None else ()
+        piece = take(batch, *rows)
+        partial, carry = models.gradient(
+            settings.model, rounded.state.params, piece, key, carry=carry
+        )
+        return partial if replica is None else Local(partial, Replica((), carry))
+
+
+def update_task(
+    settings: Learning, rates: optimisers.Rates, rounded: Rounded, *partials: Partial
+) -> Rounded:
+    """Merge the last partials and step the shared parameters."""
+    with measure("compute"):
+        whole = merge(*partials)
+        outer = outer_optimiser(settings.strategy, settings.optimiser)
+        params, state = optimisers.update(
+            outer, rates, whole.total, whole.n, rounded.state.optimiser, rounded.state.params
+        )
+        return Rounded(TrainState(params, state), whole.n, whole.stats)
+
+
+def local_steps_task(
+    settings: Learning,
+    rates: optimisers.Rates,
+    rounded: Rounded,
+    replica: Local | Replica,
+    batch: Batch,
+    rows: tuple[int, int],
+    key: Key,
+) -> Local:
+    """Take local steps through some rows of a shard; the partial is the change times the rows."""
+    assert isinstance(settings.strategy, LocalSteps)
+    with measure("compute"):
+        start, own = rounded.state.params, replica_of(replica)
+        params, state, carry, n, stats = learning.local_steps(
+            settings.model,
+            settings.optimiser,
+            rates,
+            start,
+            own.optimiser,
+            own.carry,
+            take(batch, *rows),
+            settings.strategy.batch,
+            key,
+        )
+        change = tree_map(lambda before, after: (before - after) * n, start, params)
+        return Local(Partial(change, n, stats), Replica(state, carry))
+
+
+def _write(
+    graph: Graph,
+    settings: Learning,
+    this: Round,
+    newest: Parts,
+    shards: Sequence[Ref],
+    name: str,
+    local: Callable[[Ref | None, Ref], tuple[Any, ...]],
+    rates: optimisers.Rates,
+) -> Parts:
+    """Map ``local`` over the shards that have rows left, reduce, update."""
+    partials, replicas = [], list(newest.replicas)
+    for place, shard in enumerate(shards):
+        own = replicas[place] if replicas else None
+        done = graph.call(name, (this.index, place), *local(own, shard))
+        if replicas:
+            replicas[place] = done
+            done = graph.call("partial", (this.index, place), partial_of, done)
+        partials.append(done)
+    tops = graph.reduce("merge", (this.index,), merge, partials, down_to=FAN_IN)
+    state = graph.call("update", (this.index,), update_task, settings, rates, newest.state, *tops)
+    return Parts(state, tuple(replicas))
+
+
+@write_round.register
+def _(
+    strategy: Synchronous,
+    graph: Graph,
+    settings: Learning,
+    this: Round,
+    states: Sequence[Parts],
+    shards: Sequence[Ref],
+) -> Parts:
+    key = fold(settings.key, "round", this.index)
+    newest, rows = states[-1], (this.start, this.stop)
+    rates = optimisers.rates(settings.optimiser, this.progress)
+
+    def local(own: Ref | None, shard: Ref) -> tuple[Any, ...]:
+        return gradient_task, settings, newest.state, own, shard, rows, key
+
+    return _write(graph, settings, this, newest, shards, "gradient", local, rates)
+
+
+@write_round.register
+def _(
+    strategy: LocalSteps,
+    graph: Graph,
+    settings: Learning,
+    this: Round,
+    states: Sequence[Parts],
+    shards: Sequence[Ref],
+) -> Parts:
+    key = fold(settings.key, "round", this.index)
+    newest, rows = states[-1], (this.start, this.stop)
+    inner = optimisers.rates(settings.optimiser, this.progress)
+    outer = optimisers.rates(strategy.outer, this.progress)
+
+    def local(own: Ref | None, shard: Ref) -> tuple[Any, ...]:
+        return local_steps_task, settings, inner, newest.state, own, shard, rows, key
+
+    return _write(graph, settings, this, newest, shards, "steps", local, outer)

@@ -1,0 +1,148 @@
+"""Gathering what the report shows of a run."""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from deepstrata.ops import backend, models, rbm
+from deepstrata.ops.partials import Batch
+from deepstrata.ops.rbm import RBMParams
+from deepstrata.pipelines import feeds
+from deepstrata.pipelines.context import Context, TrainedModel
+from deepstrata.pipelines.planning import plan
+from deepstrata.pipelines.report import Report, write_report
+from deepstrata.pipelines.run import Run
+from deepstrata.schemas import stages
+from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.trees import Array, Tree
+from deepstrata.storage import stores
+from deepstrata.storage.splits import PARTS
+
+CODES = 1500  #: codes drawn as points
+
+
+def write_run_report(run: Run, context: Context, stage: stages.Report, path: str) -> None:
+    """Write the report of a run whose stages are all done."""
+    write_report(gather(run, context, stage), path)
+
+
+def gather(run: Run, context: Context, stage: stages.Report) -> Report:
+    """Return what the report shows: numbers of the run, and pictures from a few samples."""
+    batch, where = _examples(context, stage.examples)
+    pretrained = _first(context, stages.Pretrain)
+    report = Report(
+        title=context.pipeline.name,
+        manifest=run.manifest,
+        history=run.history,
+        command=f"deepstrata run {run.path}/pipeline.json",
+        plan=_plan(context),
+    )
+    if pretrained is not None:
+        report = report._replace(
+            filters=_filters(context, pretrained, stage.examples),
+            inputs=_picture(context, batch.x),
+            reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
+            reconstructions_of=where,
+        )
+    report = _with_confusion(report, run, context)
+    return _with_codes(report, context)
+
+
+def _plan(context: Context) -> str:
+    if context.pipeline.source.kind == "dataset":
+        return ""
+    return str(plan(context.pipeline))
+
+
+def _first(context: Context, kind: type[Any]) -> TrainedModel | None:
+    for stage in context.pipeline.stages:
+        if isinstance(stage, kind) and stage.name in context.trained:
+            return context.trained[stage.name]
+    return None
+
+
+def _examples(context: Context, count: int) -> tuple[Batch, str]:
+    """Return some samples of the test part, or of the training part if there is none."""
+    part = 2 if context.total(2) else 0
+    index = next(i for i, counts in enumerate(context.counts) if counts[part])
+    shard = context.grid[index]
+    batch = feeds.load(context.feed.narrow(shard), shard, part, limit=count)
+    return batch, f"{PARTS[part]} part"
+
+
+def _picture(context: Context, x: Array) -> Array:
+    """Give rows of features the shape of a sample."""
+    shape = context.feed.columns.feature_shape
+    return backend.to_numpy(x).reshape(len(x), *(shape or (-1,)))
+
+
+def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple[str, Array], ...]:
+    """Return, for the hidden units with the largest weights, what each looks for in a sample.
+
+    Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
+    """
+    params = trained.params.load()
+    found, seen = [], None
+    for i, layer in enumerate(_stack(params)):
+        seen = layer.weights if seen is None else seen @ layer.weights
+        norms = np.linalg.norm(seen, axis=0)
+        strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
+        found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
+    return tuple(found)
+
+
+def _stack(params: Tree) -> tuple[RBMParams, ...]:
+    return (params,) if isinstance(params, RBMParams) else params
+
+
+def _machines(model: Model) -> tuple[RBM, ...]:
+    return (model,) if isinstance(model, RBM) else model.layers  # type: ignore[return-value]
+
+
+def reconstruct(trained: TrainedModel, x: Array) -> Array:
+    """Pass samples up through a stack of RBMs and down again, by probabilities."""
+    stack = list(zip(_machines(trained.model), _stack(trained.params.load()), strict=True))
+    for _, params in stack:
+        x = rbm.hidden_mean(params, x)
+    for machine, params in reversed(stack):
+        x = rbm.visible_mean(machine, params, x)
+    return x
+
+
+def _with_confusion(report: Report, run: Run, context: Context) -> Report:
+    for record in run.manifest.stages:
+        for part in ("test", "validation", "train"):
+            url = record.outputs.get(f"confusion_{part}")
+            if url is not None:
+                counts = np.asarray(json.loads(stores.read_bytes(url)))
+                return report._replace(confusion=counts, class_names=_class_names(context))
+    return report
+
+
+def _class_names(context: Context) -> tuple[str, ...]:
+    """Return the names in the labels' CF attribute ``flag_meanings``, if they have one."""
+    labels = context.feed.columns.labels
+    if labels is None or labels not in context.coords:
+        return ()
+    return tuple(str(context.coords[labels].attrs.get("flag_meanings", "")).split())
+
+
+def _with_codes(report: Report, context: Context) -> Report:
+    """Add the codes of some samples, coloured by label or by their place."""
+    if not context.trained:
+        return report
+    trained = list(context.trained.values())[-1]
+    wanted, batches = CODES, []
+    for index, rows in feeds.spread([sum(c) for c in context.counts], wanted, context.key):
+        shard = context.grid[index]
+        batches.append(feeds.load(context.feed.narrow(shard), shard, None, context.key, rows))
+    x = np.concatenate([backend.to_numpy(batch.x) for batch in batches])
+    codes = models.encode(trained.model, trained.params.load(), x)
+    if context.feed.columns.labels is not None:
+        labels = np.concatenate([batch.labels for batch in batches])
+        name = context.feed.columns.labels
+    else:
+        labels = np.concatenate([batch.rows for batch in batches]).astype(float)
+        name = context.feed.columns.sample_dim
+    return report._replace(codes=codes, code_labels=labels, code_labels_name=name)

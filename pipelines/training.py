@@ -1,0 +1,424 @@
+"""Training: windows of rounds, each a graph that loads a checkpoint and ends in the next one.
+
+Losing a worker costs at most what it had computed since the window began; Dask computes that again,
+with the same bits. Stopping costs at most the window in flight.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+from distributed import Client
+
+from deepstrata.ops import models
+from deepstrata.ops.partials import Batch, add_stats
+from deepstrata.pipelines import feeds
+from deepstrata.pipelines.events import Notice, Observer, Progress
+from deepstrata.pipelines.executor import execute
+from deepstrata.pipelines.feeds import Feed, Saved
+from deepstrata.pipelines.graph import Graph, Ref
+from deepstrata.pipelines.history import history_urls, merge_rows
+from deepstrata.pipelines.meter import measure
+from deepstrata.pipelines.rounds import Round, all_rounds, windows
+from deepstrata.pipelines.strategies import (
+    Learning,
+    Local,
+    Parts,
+    Replica,
+    Rounded,
+    TrainState,
+    fresh_params,
+    initial_replica,
+    initial_state,
+    memory,
+    param_shapes,
+    replica_count,
+    replica_of,
+    write_round,
+)
+from deepstrata.schemas.keys import fold
+from deepstrata.schemas.runs import CheckpointRecord
+from deepstrata.schemas.trees import Tree
+from deepstrata.storage import checkpoints, stores
+from deepstrata.storage.checkpoints import Checkpoint
+from deepstrata.storage.shards import Shard
+
+KEEP = 2  #: checkpoints of one training whose files are kept
+GROUPS_IN_FLIGHT = 2  #: groups of shards in memory: one computed on, one read ahead
+
+
+class Training(NamedTuple):
+    """One training: a layer, or a whole net."""
+
+    name: str
+    """Path below the run's stages: ``pretrain/layer-0``."""
+    part: str
+    """For people: ``layer 1 of 3``; may be empty."""
+    settings: Learning
+    feed: Feed
+    grid: tuple[Shard, ...]
+    counts: tuple[tuple[int, int, int], ...]
+    """Training, validation and test samples of every shard."""
+    epochs: int
+    monitor: int
+    every: int | None
+    url: str
+    """Directory for checkpoints and history."""
+    start: Saved | None = None
+    """Parameters to begin with; fresh ones by default."""
+
+    @property
+    def train_counts(self) -> list[int]:
+        """Training samples of every shard."""
+        return [counts[0] for counts in self.counts]
+
+    def rounds(self) -> list[Round]:
+        """Return every round of the training."""
+        return all_rounds(self.train_counts, self.settings.strategy, self.settings.key, self.epochs)
+
+    def example(self) -> TrainState:
+        """Return what the state looks like."""
+        return initial_state(self.settings, param_shapes(self.settings))
+
+    def part_names(self) -> list[str]:
+        """Return the names of the state's parts, newest state first."""
+        names = ["state", *(f"replica-{i}" for i in range(replica_count(self.settings)))]
+        ages = range(memory(self.settings.strategy))
+        return [f"{name}@{age}" if age else name for age in ages for name in names]
+
+
+# Tasks ----------------------------------------------------------------------------------------
+
+
+def begin_state(settings: Learning, start: Saved | None) -> Rounded:
+    """Make the state before the first round."""
+    with measure("compute"):
+        params = start.load() if start else fresh_params(settings)
+        return Rounded(initial_state(settings, params), 0, {})
+
+
+def begin_replica(settings: Learning, rounded: Rounded, place: int) -> Replica:
+    """Make what the shard at ``place`` of a round starts with."""
+    return initial_replica(settings, rounded.state.params, place)
+
+
+def save(url: str, part: Rounded | Replica | Local) -> str:
+    """Write one part of the state and return its digest."""
+    return checkpoints.save_part(url, part.state if isinstance(part, Rounded) else replica_of(part))
+
+
+def load_state(url: str, like: TrainState, digest: str) -> Rounded:
+    """Read the shared part of the state."""
+    return Rounded(checkpoints.load_part(url, like, digest), 0, {})
+
+
+def load_replica(settings: Learning, url: str, like: TrainState, place: int, digest: str) -> Replica:
+    """Read the part of the state that stays with a shard's place."""
+    return checkpoints.load_part(url, initial_replica(settings, like.params, place), digest)
+
+
+def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
+    """Return what is told of a round, without its state."""
+    return rounded.n, rounded.stats
+
+
+def ticket_of(rounded: Rounded) -> None:
+    """Say that a round is done."""
+
+
+def watch(settings: Learning, rounded: Rounded, *batches: Batch) -> dict[str, Any]:
+    """Measure the model on a fixed sample."""
+    with measure("compute"):
+        found = [models.evaluate(settings.model, rounded.state.params, batch) for batch in batches]
+        return reduce(add_stats, found)
+
+
+# Graphs ---------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """A graph from one checkpoint to the next, and its outputs."""
+
+    graph: Graph
+    reports: list[Ref]
+    monitors: list[tuple[Round, str, Ref]]
+    saves: list[tuple[str, Ref]]
+
+
+def begin_graph(training: Training) -> tuple[Graph, list[tuple[str, Ref]]]:
+    """Write the graph that makes the checkpoint before the first round."""
+    graph, settings = Graph(), training.settings
+    state = graph.call("begin", (0,), begin_state, settings, training.start)
+    made = [state]
+    made += [
+        graph.call("begin-replica", (i,), begin_replica, settings, state, i)
+        for i in range(replica_count(settings))
+    ]
+    made *= memory(settings.strategy)
+    return graph, _saves(graph, training, 0, made)
+
+
+def _saves(
+    graph: Graph, training: Training, index: int, parts: Sequence[Ref]
+) -> list[tuple[str, Ref]]:
+    directory = checkpoint_url(training, index)
+    return [
+        (name, graph.call("save", (index, name), save, checkpoints.part_url(directory, name), ref))
+        for name, ref in zip(training.part_names(), parts, strict=True)
+    ]
+
+
+def window_graph(training: Training, window: Sequence[Round], begin: Checkpoint) -> Window:
+    """Write the graph of some rounds: load, train, watch, save."""
+    graph, settings = Graph(), training.settings
+    states = _load_states(graph, training, begin)
+    watched = _watched(graph, training)
+    reports: list[Ref] = []
+    monitors: list[tuple[Round, str, Ref]] = []
+    tickets: list[Ref] = []
+    shards: list[Ref] = []
+    group = None
+    for this in window:
+        if this.group != group:
+            group = this.group
+            ticket = tickets[-GROUPS_IN_FLIGHT] if len(tickets) >= GROUPS_IN_FLIGHT else None
+            shards = _load_group(graph, training, this, ticket)
+        states.append(write_round(settings.strategy, graph, settings, this, states, shards))
+        del states[0]
+        newest = states[-1].state
+        reports.append(graph.call("report", (this.index,), report_of, newest))
+        if this.ends_group:
+            tickets.append(graph.call("ticket", (this.index,), ticket_of, newest))
+        if this.ends_epoch:
+            monitors += [
+                (this, name, graph.call("watch", (this.index, name), watch, settings, newest, *refs))
+                for name, refs in watched.items()
+            ]
+    parts = [ref for state in reversed(states) for ref in (state.state, *state.replicas)]
+    return Window(graph, reports, monitors, _saves(graph, training, window[-1].index + 1, parts))
+
+
+def _load_states(graph: Graph, training: Training, begin: Checkpoint) -> list[Parts]:
+    """Add the tasks that read a checkpoint; oldest state first."""
+    settings, directory = training.settings, checkpoint_url(training, begin.round)
+    like, states = training.example(), []
+    digests = begin.parts
+    for age in reversed(range(memory(settings.strategy))):
+        suffix = f"@{age}" if age else ""
+
+        def place(name: str, suffix: str = suffix) -> tuple[str, str]:
+            name += suffix
+            return checkpoints.part_url(directory, name), digests[name]
+
+        url, digest = place("state")
+        state = graph.call("load-state", (age,), load_state, url, like, digest)
+        replicas = []
+        for i in range(replica_count(settings)):
+            url, digest = place(f"replica-{i}")
+            replicas.append(
+                graph.call("load-replica", (age, i), load_replica, settings, url, like, i, digest)
+            )
+        states.append(Parts(state, tuple(replicas)))
+    return states
+
+
+def _load_group(graph: Graph, training: Training, this: Round, ticket: Ref | None) -> list[Ref]:
+    order = fold(training.settings.key, "rows", this.epoch)
+    shards = [training.grid[index] for index in this.shards]
+    return [
+        graph.call(
+            "load",
+            (this.epoch, shard.index),
+            feeds.load,
+            training.feed.narrow(shard),
+            shard,
+            0,
+            order,
+            None,
+            ticket,
+        )
+        for shard in shards
+    ]
+
+
+def _watched(graph: Graph, training: Training) -> dict[str, list[Ref]]:
+    """Add the tasks that read the fixed samples for the learning curves."""
+    watched: dict[str, list[Ref]] = {}
+    for part, name in enumerate(("train", "validation")):
+        counts = [c[part] for c in training.counts]
+        chosen = feeds.spread(counts, training.monitor, training.settings.key)
+        refs = [
+            graph.call(
+                "load-watched",
+                (name, index),
+                feeds.load,
+                training.feed.narrow(training.grid[index]),
+                training.grid[index],
+                part,
+                fold(training.settings.key, "watched"),
+                rows,
+            )
+            for index, rows in chosen
+        ]
+        if refs:
+            watched[name] = refs
+    return watched
+
+
+# The loop -------------------------------------------------------------------------------------
+
+
+def checkpoint_url(training: Training, index: int) -> str:
+    """Return the directory of the checkpoint after ``index`` rounds."""
+    return checkpoints.checkpoint_url(stores.join(training.url, "checkpoints"), index)
+
+
+class Trained(NamedTuple):
+    """What a training ends with."""
+
+    state: TrainState
+    history: dict[str, list[dict[str, float]]]
+    """Rows by ``round`` and ``epoch``."""
+    examples: int
+    seconds: float
+    records: list[CheckpointRecord]
+
+
+def train(client: Client, training: Training, observer: Observer) -> Trained:
+    """Train to the last round, from the newest checkpoint if there is one."""
+    started = time.perf_counter()
+    rounds = training.rounds()
+    directory = stores.join(training.url, "checkpoints")
+    newest = checkpoints.latest(directory) or _begin(client, training)
+    if newest.round:
+        observer(
+            Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}")
+        )
+    first, examples = newest.round, 0
+    for window in windows(rounds[newest.round :], training.every):
+        clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)
+        newest = _run_window(client, training, window, newest, clock)
+        examples += sum(this.rows for this in window)
+        checkpoints.prune(directory, KEEP)
+    url = checkpoints.part_url(checkpoint_url(training, newest.round), "state")
+    state = checkpoints.load_part(url, training.example(), newest.parts["state"])
+    history, records = read_history(training)
+    seconds = time.perf_counter() - started if first < len(rounds) else 0.0
+    return Trained(state, history, examples, seconds, records)
+
+
+def _begin(client: Client, training: Training) -> Checkpoint:
+    graph, saves = begin_graph(training)
+    digests = execute(client, graph, [ref for _, ref in saves])
+    return _commit(training, 0, [name for name, _ in saves], digests, {"round": [], "epoch": []})
+
+
+def _run_window(
+    client: Client, training: Training, window: Sequence[Round], begin: Checkpoint, clock: "_Clock"
+) -> Checkpoint:
+    made = window_graph(training, window, begin)
+    outputs = [
+        *made.reports,
+        *(ref for _, _, ref in made.monitors),
+        *(ref for _, ref in made.saves),
+    ]
+
+    def on_done(place: int, value: Any) -> None:
+        if place < len(window):
+            clock.round_done(window[place], value)
+
+    values = execute(client, made.graph, outputs, on_done)
+    reports = values[: len(window)]
+    monitors = values[len(window) : len(window) + len(made.monitors)]
+    digests = values[len(window) + len(made.monitors) :]
+    history = {
+        "round": [_round_row(this, *report) for this, report in zip(window, reports, strict=True)],
+        "epoch": _epoch_rows([(t, name) for t, name, _ in made.monitors], monitors),
+    }
+    return _commit(training, window[-1].index + 1, [n for n, _ in made.saves], digests, history)
+
+
+def _commit(
+    training: Training, index: int, names: list[str], digests: list[str], history: dict[str, Any]
+) -> Checkpoint:
+    """Make the checkpoint count: its history first, then the document that completes it."""
+    parts = dict(zip(names, digests, strict=True))
+    checkpoint = Checkpoint(stage=training.name, round=index, parts=parts)
+    text = json.dumps({"checkpoint": index, "digest": checkpoint.digest(), **history})
+    url = stores.join(training.url, "history", f"{index:08d}.json")
+    stores.write_bytes(url, text.encode())
+    checkpoints.commit(checkpoint_url(training, index), checkpoint)
+    return checkpoint
+
+
+def _means(n: int, stats: dict[str, Any]) -> dict[str, float]:
+    return {
+        name: float(value) / n
+        for name, value in stats.items()
+        if name != "n" and np.ndim(value) == 0 and n
+    }
+
+
+def _round_row(this: Round, n: int, stats: dict[str, Any]) -> dict[str, float]:
+    return {"round": this.index, "epoch": this.progress, "n": n} | _means(n, stats)
+
+
+def _epoch_rows(
+    labels: Sequence[tuple[Round, str]], values: Sequence[dict[str, Any]]
+) -> list[dict[str, float]]:
+    rows: dict[int, dict[str, float]] = {}
+    for (this, name), stats in zip(labels, values, strict=True):
+        row = rows.setdefault(this.epoch, {"epoch": this.epoch + 1, "round": this.index})
+        means = _means(int(stats["n"]), stats)
+        row |= {f"{name}_{what}": value for what, value in means.items()}
+    return list(rows.values())
+
+
+def read_history(
+    training: Training,
+) -> tuple[dict[str, list[dict[str, float]]], list[CheckpointRecord]]:
+    """Return the history rows of a training and the checkpoints that it passed, in order."""
+    urls = history_urls(training.url)
+    records = []
+    for url in urls:
+        data = json.loads(stores.read_bytes(url))
+        records.append(
+            CheckpointRecord(stage=training.name, round=data["checkpoint"], digest=data["digest"])
+        )
+    return merge_rows(urls), records
+
+
+class _Clock:
+    """Turns rounds that are done into progress events."""
+
+    def __init__(
+        self,
+        training: Training,
+        rounds: int,
+        first: int,
+        started: float,
+        examples: int,
+        observer: Observer,
+    ) -> None:
+        self.training, self.rounds, self.done = training, rounds, first
+        self.started, self.examples, self.observer = started, examples, observer
+
+    def round_done(self, this: Round, report: tuple[int, dict[str, Any]]) -> None:
+        self.done += 1
+        self.examples += this.rows
+        means = _means(*report)
+        name = next((n for n in ("loss", "squared_error") if n in means), "")
+        self.observer(
+            Progress(
+                stage=self.training.name.split("/")[0],
+                part=self.training.part,
+                done=self.done,
+                rounds=self.rounds,
+                examples_per_second=self.examples / (time.perf_counter() - self.started),
+                loss_name=name,
+                loss=means.get(name),
+            )
+        )

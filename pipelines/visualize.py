@@ -1,0 +1,239 @@
+"""Pictures of a pipeline's stages and of the task graph of one of its rounds."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from functools import singledispatch
+from textwrap import wrap
+from typing import Any
+
+from deepstrata.pipelines.report.boxes import Box, Drawing, draw
+from deepstrata.pipelines.report.numbers import number
+from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
+from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.models import RBM, Dense, Model, Softmax
+from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
+from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.stages import (
+    Apply,
+    Encode,
+    Evaluate,
+    FineTune,
+    Pretrain,
+    Report,
+    Scale,
+    Split,
+    Stage,
+    Standardise,
+)
+from deepstrata.schemas.strategies import Strategy, Synchronous
+
+WIDEST = 28  #: characters in a line of a box
+SOURCE = ("the source",)  #: the source's key; no stage's name is a tuple
+MOST_SHARDS = 8  #: of a round that is drawn
+
+__all__ = ["Drawing", "draw_graph", "draw_pipeline", "draw_round"]
+
+Graph = Mapping[Hashable, tuple[str, Sequence[Hashable]]]
+
+
+def draw_pipeline(pipeline: Pipeline) -> Drawing:
+    """Return the source and the stages as SVG; an arrow leads from what is read to who reads it."""
+    boxes: dict[Hashable, Box] = {SOURCE: _source(pipeline.source)}
+    prepared: Hashable = SOURCE
+    for stage in pipeline.stages:
+        after: tuple[Hashable, ...] = (prepared,)
+        if isinstance(stage, FineTune | Evaluate | Encode):
+            start = pipeline.start_of(stage)
+            after = (prepared,) if start is None else (start.name,)
+        elif isinstance(stage, Report):
+            read = {key for box in boxes.values() for key in box.after}
+            after = tuple(key for key in boxes if key not in read)
+        elif not isinstance(stage, Pretrain):
+            prepared = stage.name
+        lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
+        boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
+    return draw(boxes, f"Stages of the pipeline {pipeline.name}")
+
+
+def draw_graph(tasks: Graph, label: str = "Task graph of one round") -> Drawing:
+    """Return a small task graph, ``{key: (label, keys it depends on)}``, as SVG.
+
+    Raises
+    ------
+    ValueError
+        The tasks depend on each other in a circle.
+    """
+    boxes = {key: Box(text, (), tuple(needs)) for key, (text, needs) in tasks.items()}
+    return draw(boxes, label)
+
+
+def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
+    """Return the task graph of one round of a training stage, as its strategy writes it.
+
+    Raises
+    ------
+    DeclarationError
+        There is no such stage, or it does not train.
+    """
+    from deepstrata.pipelines import strategies
+    from deepstrata.pipelines.graph import Graph as TaskGraph
+    from deepstrata.pipelines.rounds import Round, rows_per_shard
+
+    stage = pipeline.stage(stage_name)
+    if not isinstance(stage, Pretrain | FineTune):
+        raise DeclarationError(
+            f"stage {stage_name!r} ({stage.kind}) has no rounds: name a training"
+        )
+    shards = min(stage.strategy.shards, MOST_SHARDS)
+    strategy = stage.strategy.model_copy(update={"shards": shards})
+    model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
+    optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
+    settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
+    graph, rows = TaskGraph(), rows_per_shard(strategy)
+    places = tuple(range(shards))
+    replicas = places[: strategies.replica_count(settings)]
+    parts = strategies.Parts(
+        graph.call("state", (), dict), tuple(graph.call("replica", (0, i), dict) for i in replicas)
+    )
+    this = Round(0, 0, 0.0, 0, places, 0, rows, rows * shards, True, True)
+    loads = [graph.call("load shard", (0, i), dict) for i in places]
+    past = [parts] * strategies.memory(strategy)
+    strategies.write_round(strategy, graph, settings, this, past, loads)
+    tasks = {key: (_label(key), list(task.dependencies)) for key, task in graph.tasks.items()}
+    few = (
+        ""
+        if shards == stage.strategy.shards
+        else f", {shards} of its {stage.strategy.shards} shards"
+    )
+    return draw_graph(tasks, f"One round of {stage_name}{few}")
+
+
+def _label(key: tuple[Any, ...]) -> str:
+    """Turn a task's key, ``("steps-TOKEN", round, place)``, into ``steps 0``."""
+    name, *place = key
+    return " ".join([str(name).rpartition("-")[0], *map(str, place[1:][-1:])])
+
+
+KINDS: dict[type[Any], str] = {
+    Pretrain: "train",
+    FineTune: "train",
+    Evaluate: "result",
+    Encode: "result",
+    Report: "result",
+}
+
+
+def _source(source: Source) -> Box:
+    names = [f"features: {source.features}"]
+    if source.labels:
+        names.append(f"labels: {source.labels}")
+    where: str | None = None
+    if isinstance(source, ZarrSource):
+        where = f"Zarr: {_last(source.path)}"
+    elif isinstance(source, FileSource):
+        where = f"{source.format}: {_last(source.path)}" if source.path else source.format
+    lines = [where or "an xarray.Dataset", *names]
+    return Box("source", tuple(part for line in lines for part in wrap(line, WIDEST)), (), "data")
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+@singledispatch
+def settings(stage: Stage) -> list[str]:
+    """Return the lines that say the most about a stage."""
+    return [stage.kind]
+
+
+@settings.register
+def _(stage: Apply) -> list[str]:
+    return [stage.function.__qualname__]
+
+
+@settings.register
+def _(stage: Split) -> list[str]:
+    parts = {"validation": stage.validation, "test": stage.test}
+    shares = [f"{100 * share:g} % {part}" for part, share in parts.items() if share]
+    return [*([f"by {stage.by}"] if stage.by else []), *shares]
+
+
+@settings.register
+def _(stage: Scale) -> list[str]:
+    given = [("found" if v is None else f"{v:g}") for v in (stage.minimum, stage.maximum)]
+    return [f"{given[0]} to {given[1]} becomes 0 to 1"]
+
+
+@settings.register
+def _(stage: Standardise) -> list[str]:
+    return [f"per {stage.per}"]
+
+
+@settings.register
+def _(stage: Pretrain) -> list[str]:
+    optimisers = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
+    lines = list(dict.fromkeys(map(describe_optimiser, optimisers)))
+    return [
+        describe_model(stage.model),
+        f"{stage.epochs} epochs",
+        *lines,
+        _strategy(stage.strategy),
+    ]
+
+
+@settings.register
+def _(stage: FineTune) -> list[str]:
+    model = [describe_model(stage.model)] if stage.model else []
+    optimiser = describe_optimiser(stage.optimiser)
+    return [*model, f"{stage.epochs} epochs", optimiser, _strategy(stage.strategy)]
+
+
+@settings.register
+def _(stage: Evaluate) -> list[str]:
+    return list(stage.parts)
+
+
+@settings.register
+def _(stage: Encode) -> list[str]:
+    return [_last(stage.path or "codes.zarr")]
+
+
+@settings.register
+def _(stage: Report) -> list[str]:
+    return ["one HTML file"]
+
+
+def describe_model(model: Model) -> str:
+    """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
+    return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
+
+
+def _layer(layer: RBM | Dense | Softmax) -> str:
+    if isinstance(layer, RBM):
+        return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+    if isinstance(layer, Dense):
+        return f"{layer.activation} {layer.units}"
+    return f"softmax {layer.classes}"
+
+
+def describe_optimiser(optimiser: Optimiser) -> str:
+    """Return an optimiser in one line: ``SGD, rate 0.05, momentum 0.5 to 0.9``."""
+    text = f"{type(optimiser).__name__}, rate {_rate(optimiser.learning_rate)}"
+    momentum = getattr(optimiser, "momentum", 0)
+    return f"{text}, momentum {_rate(momentum)}" if momentum else text
+
+
+def _rate(rate: Rate) -> str:
+    if isinstance(rate, Steps):
+        return f"{number(rate.values[0])} to {number(rate.values[-1])}"
+    if isinstance(rate, Linear | Cosine):
+        return f"{number(rate.start)} to {number(rate.end)}"
+    if isinstance(rate, Exponential):
+        return f"{number(rate.start)} falling"
+    return number(rate)
+
+
+def _strategy(strategy: Strategy) -> str:
+    if isinstance(strategy, Synchronous):
+        return f"a step of {strategy.shards} shards × {strategy.batch}"
+    return f"{strategy.shards} shards × {strategy.steps} steps of {strategy.batch}"

@@ -1,0 +1,181 @@
+"""Checkpoints of a partitioned state: complete or absent, whatever the moment of death.
+
+Each part is a safetensors file, written by whoever holds it. Then one small JSON document names the
+parts with their digests and its own; a checkpoint without that document, or with one that does not
+match, does not count.
+"""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Self
+
+import numpy as np
+from safetensors.numpy import load as parse
+from safetensors.numpy import save as serialise
+
+from deepstrata.schemas._base import Document
+from deepstrata.schemas.errors import DeepstrataError, StorageError
+from deepstrata.schemas.trees import Tree, flatten, unflatten
+from deepstrata.storage import stores
+
+DOCUMENT = "checkpoint.json"
+DIGITS = 8
+
+
+class Checkpoint(Document):
+    """What completes a checkpoint."""
+
+    stage: str
+    """Name of the training."""
+    round: int
+    """Rounds that are done."""
+    parts: dict[str, str]
+    """SHA-256 of the state in every part."""
+
+    def digest(self) -> str:
+        """Return one SHA-256 over all parts."""
+        return sha256(json.dumps(self.parts, sort_keys=True).encode()).hexdigest()
+
+
+class _Sealed(Document):
+    """The document on disk: the checkpoint, and the hash by which a torn file is known."""
+
+    checkpoint: Checkpoint
+    seal: str
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        return cls(checkpoint=checkpoint, seal=_seal(checkpoint))
+
+
+def _seal(checkpoint: Checkpoint) -> str:
+    return sha256(checkpoint.to_json().encode()).hexdigest()
+
+
+def array_digest(flat: Mapping[str, np.ndarray[Any, Any]]) -> str:
+    """Return the SHA-256 of named arrays: names in order, dtypes, shapes and bytes."""
+    digest = sha256()
+    for name in sorted(flat):
+        array = np.ascontiguousarray(flat[name])
+        head = f"{name}\0{array.dtype.str}\0{flat[name].shape}\0"
+        digest.update(head.encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def tree_digest(tree: Tree) -> str:
+    """Return the SHA-256 of a tree's content, whatever file format it is kept in."""
+    return array_digest(flatten(tree))
+
+
+def save_part(url: str, tree: Tree) -> str:
+    """Write a tree of NumPy arrays to one safetensors file, whole or not at all.
+
+    Returns
+    -------
+    str
+        The SHA-256 of its content. Writing the same tree twice leaves the same bytes.
+    """
+    flat = {name: np.ascontiguousarray(leaf).reshape(leaf.shape) for name, leaf in flatten(tree).items()}
+    stores.write_bytes(url, serialise(flat))
+    return array_digest(flat)
+
+
+def load_arrays(url: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return the arrays of a safetensors file by name; each can be written to.
+
+    Raises
+    ------
+    StorageError
+        The file is not there, or damaged.
+    """
+    data = stores.read_bytes(url)
+    try:
+        return {name: np.array(array) for name, array in parse(data).items()}
+    except Exception as error:
+        raise StorageError(f"{url}: damaged, not a safetensors file ({error})") from None
+
+
+def load_part(url: str, like: Tree, expected_digest: str | None = None) -> Tree:
+    """Read a tree back, by example.
+
+    Parameters
+    ----------
+    like
+        A tree of arrays or ``ArraySpec`` with the structure, shapes and dtypes wanted.
+    expected_digest
+        What ``save_part`` returned.
+
+    Raises
+    ------
+    StorageError
+        The file is missing, damaged, or does not hold what is wanted; the leaf is named.
+    """
+    flat = load_arrays(url)
+    if expected_digest is not None and array_digest(flat) != expected_digest:
+        raise StorageError(
+            f"{url}: damaged: expected content {expected_digest[:12]}, "
+            f"found {array_digest(flat)[:12]}"
+        )
+    return unflatten(like, flat, url)
+
+
+def checkpoint_url(directory: str, index: int) -> str:
+    """Return where the checkpoint after ``index`` rounds is kept."""
+    return stores.join(directory, f"{index:0{DIGITS}d}")
+
+
+def part_url(url: str, name: str) -> str:
+    """Return the file of one part of a checkpoint."""
+    return stores.join(url, f"{name}.safetensors")
+
+
+def commit(url: str, checkpoint: Checkpoint) -> None:
+    """Make a checkpoint complete; its parts must be there."""
+    stores.write_bytes(stores.join(url, DOCUMENT), _Sealed.of(checkpoint).to_json().encode())
+
+
+def read(url: str) -> Checkpoint | None:
+    """Return the checkpoint at ``url`` if it is complete, else None.
+
+    Complete means: the document is whole, and every part holds what the document says.
+    """
+    if not stores.exists(stores.join(url, DOCUMENT)):
+        return None
+    try:
+        sealed = _Sealed.from_json(stores.read_bytes(stores.join(url, DOCUMENT)))
+        if sealed.seal != _seal(sealed.checkpoint):
+            return None
+        for name, digest in sealed.checkpoint.parts.items():
+            if array_digest(load_arrays(part_url(url, name))) != digest:
+                return None
+    except DeepstrataError:
+        return None
+    return sealed.checkpoint
+
+
+def _numbered(directory: str) -> list[str]:
+    names = [n for n in stores.children(directory) if n.isdigit() and len(n) >= DIGITS]
+    return sorted(names, key=int)
+
+
+def latest(directory: str) -> Checkpoint | None:
+    """Return the newest complete checkpoint below a directory; None if there is none."""
+    for name in reversed(_numbered(directory)):
+        found = read(stores.join(directory, name))
+        if found is not None:
+            return found
+    return None
+
+
+def prune(directory: str, keep: int) -> None:
+    """Remove all but the ``keep`` newest checkpoints that have a document; at least one stays."""
+    done = [
+        name
+        for name in _numbered(directory)
+        if stores.exists(stores.join(directory, name, DOCUMENT))
+    ]
+    for name in done[: -max(keep, 1)]:
+        stores.remove(stores.join(directory, name, DOCUMENT))
+        stores.remove(stores.join(directory, name))

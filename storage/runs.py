@@ -1,0 +1,102 @@
+"""Run directories: one manifest, ``run.json``, and below it what each stage has made."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deepstrata.schemas.errors import StorageError
+from deepstrata.schemas.runs import RunManifest
+from deepstrata.storage import stores
+
+MANIFEST = "run.json"
+PIPELINE = "pipeline.json"
+LOCK = "lock"
+
+
+def free_path(name: str, root: str = "runs") -> str:
+    """Return ``runs/<name>-<n>`` with the first n that is not taken."""
+    taken = set(stores.children(root))
+    n = 1
+    while f"{name}-{n}" in taken:
+        n += 1
+    return stores.join(root, f"{name}-{n}")
+
+
+def check_free(path: str) -> str:
+    """Return the absolute URL of a run directory to be; nothing is written.
+
+    Raises
+    ------
+    StorageError
+        There is something in it already.
+    """
+    url = stores.absolute(path)
+    if stores.exists(url) and (not stores.is_directory(url) or stores.children(url)):
+        raise StorageError(
+            f"{path}: exists already; choose another --out, remove it, or go on with it: "
+            f"deepstrata resume {path}"
+        )
+    return url
+
+
+def open_run_directory(path: str) -> str:
+    """Return the absolute URL of a run directory.
+
+    Raises
+    ------
+    StorageError
+        It is not there, or holds no ``run.json``.
+    """
+    url = stores.absolute(path)
+    if not stores.exists(url):
+        raise StorageError(f"{path}: no such run directory")
+    if not stores.exists(stores.join(url, MANIFEST)):
+        raise StorageError(f"{path}: not a run directory: expected a {MANIFEST} in it")
+    return url
+
+
+def write_manifest(path: str, manifest: RunManifest) -> None:
+    """Write ``run.json`` whole, and the pipeline beside it for reading and running again."""
+    stores.write_bytes(stores.join(path, PIPELINE), manifest.pipeline.to_json().encode())
+    stores.write_bytes(stores.join(path, MANIFEST), manifest.to_json().encode())
+
+
+def read_manifest(path: str) -> RunManifest:
+    """Return what ``run.json`` says.
+
+    Raises
+    ------
+    StorageError
+        The directory is not a run.
+    DeclarationError
+        The file is damaged, or of a format version from the future.
+    """
+    url = stores.join(open_run_directory(path), MANIFEST)
+    return RunManifest.from_json(stores.read_bytes(url), where=url)
+
+
+@contextmanager
+def lock(path: str) -> Iterator[None]:
+    """Keep a second process of this host out of a local run directory.
+
+    The operating system lets go of the lock when its process ends, however it ends.
+
+    Raises
+    ------
+    StorageError
+        Another process runs in the directory.
+    """
+    if not stores.is_local(path) or os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with stores.explained(path, "lock"):
+        stores.local(path).mkdir(parents=True, exist_ok=True)
+        file = open(stores.local(stores.join(path, LOCK)), "w")  # noqa: SIM115
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"{path}: another process is running in this directory") from None
+        yield

@@ -1,0 +1,174 @@
+"""The promise: the same bits on any cluster, through death, stop and resume."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+from distributed import Client
+from support import StopAfter, dbn_pipeline, same, stopping
+
+from deepstrata import Synchronous
+from deepstrata.pipelines.cluster import connect
+from deepstrata.pipelines.events import Progress, StageFinished
+from deepstrata.pipelines.run import Run, open_run, resume, run
+from deepstrata.pipelines.verify import verify
+from deepstrata.schemas.errors import StorageError
+from deepstrata.storage import checkpoints
+
+
+@pytest.fixture(scope="module")
+def reference(bars_path, client: Client, tmp_path_factory) -> Run:
+    """One uninterrupted run on threads."""
+    out = str(tmp_path_factory.mktemp("reference") / "run")
+    return run(dbn_pipeline(bars_path), client, out=out)
+
+
+def test_results_are_labelled(reference: Run) -> None:
+    codes = reference.codes
+    assert codes is not None
+    assert codes["code"].dims == ("sample", "code")
+    assert codes["code"].shape == (240, 8)
+    np.testing.assert_array_equal(codes["sample"], np.arange(240) * 10)
+    assert set(reference.metrics) == {
+        "test_error", "test_loss", "validation_error", "validation_loss",
+    }  # fmt: skip
+    assert set(reference.history.children) == {"pretrain", "finetune"}
+    assert reference.history["finetune"]["validation_loss"].sizes == {"epoch_end": 3}
+
+
+def test_model_encodes_as_the_encode_stage_did(reference: Run, bars_path: str) -> None:
+    dataset = xr.open_zarr(bars_path, consolidated=False)
+    lazy = reference.model.encode(dataset)
+    assert lazy.chunks is not None
+    np.testing.assert_array_equal(lazy.compute(), reference.codes["code"].compute())
+    np.testing.assert_array_equal(lazy["sample"], dataset["sample"])
+    probability = reference.model.predict(dataset).compute()
+    np.testing.assert_allclose(probability.sum("class"), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_processes_give_the_same_bits(workers: int, reference: Run, bars_path, out: str) -> None:
+    with connect("local", workers=workers) as processes:
+        same(reference, run(dbn_pipeline(bars_path), processes, out=out))
+
+
+def test_a_killed_worker_changes_nothing(reference: Run, bars_path: str, out: str) -> None:
+    killed: list[int] = []
+
+    with connect("local", workers=2) as processes:
+        pids = list(processes.run(os.getpid).values())
+
+        def kill(event: object) -> None:
+            if isinstance(event, Progress) and event.stage == "finetune" and not killed:
+                killed.append(pids[0])
+                os.kill(pids[0], signal.SIGKILL)
+
+        same(reference, run(dbn_pipeline(bars_path), processes, out=out, observer=kill))
+    assert killed
+
+
+def test_a_worker_that_joins_changes_nothing(reference: Run, bars_path: str, out: str) -> None:
+    with connect("local", workers=1) as processes:
+        joined = threading.Event()
+
+        def join(event: object) -> None:
+            if isinstance(event, Progress) and event.stage == "pretrain" and not joined.is_set():
+                joined.set()
+                processes.cluster.scale(2)
+
+        same(reference, run(dbn_pipeline(bars_path), processes, out=out, observer=join))
+        deadline = time.monotonic() + 30
+        while len(processes.scheduler_info()["workers"]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(processes.scheduler_info()["workers"]) == 2
+
+
+@pytest.mark.parametrize(("stage", "done"), [("pretrain", 5), ("finetune", 3), ("encode", 2)])
+def test_resume_goes_on_where_it_stopped(
+    stage: str, done: int, reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    declared = dbn_pipeline(bars_path)
+    with pytest.raises(StopAfter):
+        run(declared, client, out=out, observer=stopping(done, stage))
+    assert open_run(out).manifest.status == "failed"
+    resumed = resume(out, client)
+    same(reference, resumed)
+    assert resumed.manifest.status == "finished"
+    assert verify(reference.path, out).same
+    xr.testing.assert_identical(resumed.codes.compute(), reference.codes.compute())
+
+
+def test_finished_stages_are_not_run_again(bars_path: str, client: Client, out: str) -> None:
+    first = run(dbn_pipeline(bars_path), client, out=out)
+    events: list[object] = []
+    again = resume(out, client, observer=events.append)
+    same(first, again)
+    finished = [event for event in events if isinstance(event, StageFinished)]
+    assert {e.stage for e in finished if e.reused} == {
+        "inspect", "pretrain", "finetune", "evaluate", "encode",
+    }  # fmt: skip
+
+
+def test_a_change_runs_only_what_depends_on_it(bars_path: str, client: Client, out: str) -> None:
+    run(dbn_pipeline(bars_path), client, out=out)
+    events: list[object] = []
+    changed = resume(out, client, changes={"finetune.epochs": 1}, observer=events.append)
+    reused = {e.stage: e.reused for e in events if isinstance(e, StageFinished)}
+    assert reused["pretrain"]
+    assert not reused["finetune"]
+    assert not reused["evaluate"]
+    assert changed.history["finetune"].sizes["epoch_end"] == 1
+
+
+def test_a_missing_checkpoint_part_means_the_one_before(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    declared = dbn_pipeline(bars_path).replace(**{"finetune.checkpoint_rounds": 1})
+    with pytest.raises(StopAfter):
+        run(declared, client, out=out, observer=stopping(6, "finetune"))
+    (training,) = (os.path.join(out, "stages", "finetune", d) for d in os.listdir(f"{out}/stages/finetune"))
+    directory = os.path.join(training, "checkpoints")
+    newest = checkpoints.latest(directory)
+    assert newest is not None
+    part = checkpoints.part_url(checkpoints.checkpoint_url(directory, newest.round), "state")
+    with open(part, "r+b") as file:
+        file.truncate(10)
+    resumed = resume(out, client)
+    assert resumed.manifest.weights_sha256 == reference.manifest.weights_sha256
+
+
+def test_another_seed_gives_other_weights(reference: Run, bars_path, client: Client, out) -> None:
+    other = run(dbn_pipeline(bars_path).replace(seed=8), client, out=out)
+    assert other.manifest.weights_sha256 != reference.manifest.weights_sha256
+    verdict = verify(reference.path, out)
+    assert not verdict.same
+    assert "seed is 7 and 8" in verdict.text
+
+
+def test_stored_activations_give_the_same_weights(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    declared = dbn_pipeline(bars_path).replace(**{"pretrain.activations": "store"})
+    stored = run(declared, client, out=out)
+    assert stored.manifest.weights_sha256 == reference.manifest.weights_sha256
+
+
+def test_synchronous_is_the_gradient_of_all_shards(bars_path, client: Client, out: str) -> None:
+    wide = Synchronous(batch=30, shards=8)
+    history = run(dbn_pipeline(bars_path, wide), client, out=out).history["finetune"]
+    assert history.sizes["round"] == 3
+    assert int(history["n"][0]) == 168
+
+
+def test_an_existing_run_is_not_overwritten(reference: Run, bars_path, client: Client) -> None:
+    with pytest.raises(StorageError, match="exists"):
+        run(dbn_pipeline(bars_path), client, out=reference.path)
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path) -> None:
+    with pytest.raises(StorageError, match=r"run\.json"):
+        open_run(str(tmp_path))
