@@ -1,4 +1,4 @@
-"""Link the four folders below .pkg/deepstrata for an editable install; place the root for a wheel."""
+"""Give the wheel and the editable install the same import names: ``deepstrata.<folder>``."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ ROOT_FILES = {"__init__.py": "pipelines/_root.py", "py.typed": "pipelines/py.typ
 
 
 class Layout(BuildHookInterface):  # type: ignore[type-arg]
-    """Give wheel and editable install the same names: ``deepstrata.<folder>``."""
+    """Place the package's root in a wheel; link the folders for an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)

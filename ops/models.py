@@ -303,6 +303,15 @@ def _(model: DBN, params: Tree, x: Array, layer: int | None = None) -> Array:
     return dense.softmax(x) if layer >= 0 and isinstance(model.layers[layer], Softmax) else x
 
 
+def code_width(model: Model, visible: int, layer: int | None = None) -> int:
+    """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
+    if isinstance(model, RBM):
+        return model.hidden
+    if layer is None:
+        layer = len(model.layers) - (2 if isinstance(model.layers[-1], Softmax) else 1)
+    return width(model.layers[layer]) if layer >= 0 else visible
+
+
 def predict(model: Model, params: Tree, x: Array) -> Array:
     """Return class probabilities: (N, V) -> (N, K).
 

@@ -39,10 +39,9 @@ def moments(x: Array, mask: Array | None = None) -> Moments:
     mask
         (N, V) bool, true where a value is present; all are when None.
     """
-    rows = max(1, BLOCK // max(1, x.shape[1]))
-    starts = range(0, max(1, x.shape[0]), rows)
-    parts = ((x[i : i + rows, :], None if mask is None else mask[i : i + rows, :]) for i in starts)
-    return merge(*(_block_moments(*part) for part in parts))
+    n, step = x.shape[0], max(1, BLOCK // max(1, x.shape[1]))
+    slices = [slice(i, min(i + step, n)) for i in range(0, max(1, n), step)]
+    return merge(*(_block_moments(x[s, :], None if mask is None else mask[s, :]) for s in slices))
 
 
 def _block_moments(x: Array, mask: Array | None) -> Moments:

@@ -67,9 +67,7 @@ def _cuda(workers: int | None) -> Any:
             f"--cluster cuda needs CuPy and dask-cuda ({error}); "
             "install them with: pip install 'deepstrata[gpu]'"
         ) from None
-    return LocalCUDACluster(
-        n_workers=workers, host="127.0.0.1", dashboard_address=_dashboard()
-    )
+    return LocalCUDACluster(n_workers=workers, host="127.0.0.1", dashboard_address=_dashboard())
 
 
 STARTERS = {"local": _local, "threads": _threads, "cuda": _cuda}
@@ -137,8 +135,8 @@ def check(client: Client) -> dict[str, Any]:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
     except (OSError, TimeoutError):
         raise ClusterError(
-            f"the cluster at {client.scheduler.address} has no workers; start some with: "
-            f"dask worker {client.scheduler.address}"
+            f"the cluster at {address_of(client)} has no workers; start some with: "
+            f"dask worker {address_of(client)}"
         ) from None
     try:
         client.register_plugin(Prepare())
@@ -163,4 +161,10 @@ def check(client: Client) -> dict[str, Any]:
                     f"workers would compute different bits: {what} is {value!r} on "
                     f"{first_address} and {other['bits'].get(what)!r} on {address}"
                 )
-    return first
+    description: dict[str, Any] = first
+    return description
+
+
+def address_of(client: Client) -> str:
+    """Return the address of a client's scheduler."""
+    return str(client.scheduler_info(n_workers=0)["address"])

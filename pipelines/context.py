@@ -109,21 +109,19 @@ def each_shard(
         some = shards[begin : begin + PASS_SHARDS]
         graph = Graph()
         refs = [
-            graph.call(
-                stage, (shard.index,), function, feed.narrow(shard), shard, *arguments
-            )
+            graph.call(stage, (shard.index,), function, feed.narrow(shard), shard, *arguments)
             for shard in some
         ]
         outputs = refs
         if merge is not None:
-            outputs = [graph.call("done", (r.key[1],), _nothing, r) for r in refs]
+            outputs = [graph.call("done", (i,), _nothing, ref) for i, ref in enumerate(refs)]
             outputs += graph.reduce("merge", (), merge, refs)
-        values = execute(
-            context.client,
-            graph,
-            outputs,
-            lambda place, _, some=some: clock.shard_done(some[place] if place < len(some) else None),
-        )
+
+        def on_done(place: int, value: Any, some: Sequence[Shard] = some) -> None:
+            if place < len(some):
+                clock.shard_done(some[place])
+
+        values = execute(context.client, graph, outputs, on_done)
         results += values[len(some) :] if merge is not None else values
     return [merge(*results)] if merge is not None and len(results) > 1 else results
 
@@ -140,9 +138,7 @@ class _Clock:
         self.done = self.rows = 0
         self.started = time.perf_counter()
 
-    def shard_done(self, shard: Shard | None) -> None:
-        if shard is None:
-            return
+    def shard_done(self, shard: Shard) -> None:
         self.done += 1
         self.rows += shard.stop - shard.start
         rate = self.rows / (time.perf_counter() - self.started)

@@ -51,9 +51,12 @@ def blas_bits() -> dict[str, str]:
         if library["user_api"] != "blas":
             continue
         owner = Path(library["filepath"]).parent.name.partition(".")[0] or library["prefix"]
-        found[f"blas of {owner}"] = " ".join(
-            str(library.get(part, "?")) for part in ("internal_api", "version", "architecture")
-        ) + f", {library['num_threads']} thread(s)"
+        found[f"blas of {owner}"] = (
+            " ".join(
+                str(library.get(part, "?")) for part in ("internal_api", "version", "architecture")
+            )
+            + f", {library['num_threads']} thread(s)"
+        )
     return found
 
 

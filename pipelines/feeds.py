@@ -6,7 +6,7 @@ data reach a task as files of the run, loaded once per process.
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,9 @@ from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
 from deepstrata.storage.datasets import Columns
+from deepstrata.storage.digests import digest
 from deepstrata.storage.readers import Reader, check_finite
-from deepstrata.storage.shards import Shard, permutation
+from deepstrata.storage.shards import Shard, epoch_order, permutation
 from deepstrata.storage.splits import PARTS, assign
 
 
@@ -66,6 +67,8 @@ class Feed(NamedTuple):
     columns: Columns
     split: Split | None
     split_key: Key
+    meanings: tuple[tuple[int, str], ...] = ()
+    """What the numbers in ``split.by`` stand for, where it holds numbers."""
     affine: tuple[Saved, ...] = ()
     stored: Reader | None = None
     """Reads the activations of a layer below, where those are stored, in place of the features."""
@@ -73,14 +76,12 @@ class Feed(NamedTuple):
     """Layers whose activations are computed from what is read, from the bottom up."""
     visible_units: str | None = None
     """``bernoulli`` where values must lie in [0, 1]."""
-    backend: str = "numpy"
+    backend: Literal["numpy", "cupy"] = "numpy"
 
     def narrow(self, shard: Shard) -> "Feed":
         """Return the feed for one shard alone, so that a task carries no more than it reads."""
         stored = self.stored and self.stored.narrow(shard.start, shard.stop)
-        return self._replace(
-            reader=self.reader.narrow(shard.start, shard.stop), stored=stored
-        )
+        return self._replace(reader=self.reader.narrow(shard.start, shard.stop), stored=stored)
 
 
 STORED = "activation"
@@ -91,7 +92,9 @@ def codes_of(feed: Feed, shard: Shard, values: dict[str, Any] | None = None) -> 
     by = feed.split.by if feed.split else None
     if by is not None and (values is None or by not in values):
         values = feed.reader.read(shard.start, shard.stop, (by,))
-    return assign(feed.split, shard, values[by] if by and values else None, feed.split_key)
+    given = values[by] if by is not None and values is not None else None
+    meanings = dict(feed.meanings) or None
+    return assign(feed.split, shard, given, feed.split_key, meanings)
 
 
 def names(feed: Feed) -> tuple[str, ...]:
@@ -196,8 +199,6 @@ def inspect(feed: Feed, shard: Shard) -> Inspected:
     DataError
         NaN or infinity without a mask, a negative label.
     """
-    from deepstrata.storage.readers import digest
-
     with measure("read"):
         values = feed.reader.read(shard.start, shard.stop, names(feed))
         columns = feed.columns
@@ -226,8 +227,6 @@ def needs_unit_interval(model: Model) -> str | None:
 
 def spread(counts: list[int], wanted: int, key: Key) -> Iterator[tuple[int, int]]:
     """Yield ``(shard, rows)`` of a fixed sample of about ``wanted`` rows, in keyed shard order."""
-    from deepstrata.storage.shards import epoch_order
-
     for index in epoch_order(len(counts), fold(key, "monitor")):
         if wanted <= 0:
             return

@@ -90,7 +90,9 @@ def _imported(module: str, spec: str) -> ModuleType:
 def _attribute(module: ModuleType, name: str, spec: str) -> object:
     if not hasattr(module, name):
         there = [k for k, v in vars(module).items() if isinstance(v, Pipeline)]
-        raise DeclarationError(f"{spec}: no {name!r}; pipelines there: {', '.join(there) or 'none'}")
+        raise DeclarationError(
+            f"{spec}: no {name!r}; pipelines there: {', '.join(there) or 'none'}"
+        )
     return getattr(module, name)
 
 

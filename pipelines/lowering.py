@@ -15,10 +15,11 @@ from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel, each_shard, stage_digest
 from deepstrata.pipelines.feeds import STORED, Affine, Below, Feed, Saved
 from deepstrata.pipelines.meter import measure
+from deepstrata.pipelines.model import TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, Training, train
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import DBN, RBM, Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import (
     Apply,
@@ -34,6 +35,7 @@ from deepstrata.schemas.stages import (
 )
 from deepstrata.schemas.trees import ArraySpec
 from deepstrata.storage import checkpoints, stores, writing
+from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
 from deepstrata.storage.shards import Shard, shard_grid
 from deepstrata.storage.splits import PARTS
@@ -82,13 +84,12 @@ def shard_moments(feed: Feed, shard: Shard, whole: bool) -> moments.Moments:
         x, mask = batch.x, batch.mask
         if whole:
             x, mask = x.reshape(-1, 1), None if mask is None else mask.reshape(-1, 1)
-        return moments.moments(x, mask)
+        found: moments.Moments = moments.moments(x, mask)
+        return found
 
 
 def _statistics(stage: Scale | Standardise, context: Context, whole: bool) -> moments.Moments:
-    with_rows = [
-        shard for shard in context.grid if context.counts[shard.index][0]
-    ]
+    with_rows = [shard for shard in context.grid if context.counts[shard.index][0]]
     (found,) = each_shard(
         context, stage.name, shard_moments, with_rows, (whole,), merge=moments.merge
     )
@@ -116,7 +117,8 @@ def _(stage: Scale | Standardise, context: Context) -> StageRecord:
     shape = (context.visible,) if per_feature else ()
     done = context.record(stage.name)
     if done is not None and done.key == key:
-        _use_affine(context, Affine(ArraySpec(shape), ArraySpec(shape)), url, done.outputs["digest"])
+        like = Affine(ArraySpec(shape), ArraySpec(shape))
+        _use_affine(context, like, url, done.outputs["digest"])
         return done
     started = time.perf_counter()
     if isinstance(stage, Standardise):
@@ -203,7 +205,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             ],
         )
         return done
-    started, examples, metrics = time.perf_counter(), 0, {}
+    started, examples, metrics = time.perf_counter(), 0, dict[str, float]()
     feed, saved = trainings[0].feed, list[Saved]()
     for i, training in enumerate(trainings):
         if i:
@@ -237,9 +239,7 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
         model = model.model_copy(update={"layers": stage.rbms})
         params = tuple(layer.load() for layer in saved)
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
-        whole = Saved(
-            url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved)
-        )
+        whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
     context.trained[stage.name] = TrainedModel(model, whole, key)
 
 
@@ -287,7 +287,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
-    if parent is not None:
+    if parent is not None and isinstance(model, DBN):
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
@@ -337,7 +337,8 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
     done = context.record(stage.name)
     if done is not None and done.key == key:
         return done
-    started, metrics, outputs, examples = time.perf_counter(), {}, {}, 0
+    started, examples = time.perf_counter(), 0
+    metrics, outputs = dict[str, float](), dict[str, str]()
     for name in stage.parts:
         part = PARTS.index(name)
         shards = [shard for shard in context.grid if context.counts[shard.index][part]]
@@ -366,14 +367,19 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
 
 
 def encode_rows(
-    feed: Feed, rows: Shard, model: Model | None, params: Saved | None, layer: int | None,
-    path: str, name: str,
+    feed: Feed,
+    rows: Shard,
+    model: Model | None,
+    params: Saved | None,
+    layer: int | None,
+    path: str,
+    name: str,
 ) -> int:
     """Write the codes of a run of rows; return how many there are."""
     x = feeds.load(feed, rows, None).x
     with measure("compute"):
-        code = x if model is None or params is None else models.encode(
-            model, params.load(), x, layer
+        code = (
+            x if model is None or params is None else models.encode(model, params.load(), x, layer)
         )
     writing.write_rows(path, name, rows.start, backend.to_numpy(code))
     return rows.stop - rows.start
@@ -400,9 +406,7 @@ def _write_codes(
     )
     runs = shard_grid(samples, rows)
     using = (model.model, model.params) if model else (None, None)
-    each_shard(
-        context, stage, encode_rows, runs, (*using, layer, path, name), feed=feed
-    )
+    each_shard(context, stage, encode_rows, runs, (*using, layer, path, name), feed=feed)
     writing.finish(path)
 
 
@@ -419,7 +423,15 @@ def _(stage: Encode, context: Context) -> StageRecord:
     width = models.code_width(used.model, context.visible, stage.layer)
     attrs = {"long_name": "code", "model": used.model.kind, "pipeline": context.pipeline.name}
     _write_codes(
-        context, stage.name, context.feed, path, "code", width, context.coords, used, stage.layer,
+        context,
+        stage.name,
+        context.feed,
+        path,
+        "code",
+        width,
+        context.coords,
+        used,
+        stage.layer,
         attrs,
     )
     return StageRecord(
@@ -430,3 +442,23 @@ def _(stage: Encode, context: Context) -> StageRecord:
         examples=context.grid[-1].stop,
         outputs={"codes": path},
     )
+
+
+def save_final_model(context: Context, path: str) -> str:
+    """Write the model that training ended with; return the SHA-256 of its weights."""
+    if not context.trained:
+        return ""
+    last = list(context.trained.values())[-1]
+    columns = context.feed.columns
+    info = ModelInfo(
+        model=last.model,
+        visible=context.visible,
+        features=columns.features,
+        feature_dims=columns.feature_dims,
+        feature_shape=columns.feature_shape,
+        labels=columns.labels,
+        pipeline=context.pipeline.name,
+    )
+    affine = tuple(saved.load() for saved in context.feed.affine)
+    save_encoder(path, TrainedEncoder(info, last.params.load(), affine))
+    return last.params.digest

@@ -8,7 +8,7 @@ import xarray as xr
 from deepstrata.ops import models, preprocess
 from deepstrata.pipelines.feeds import Affine
 from deepstrata.schemas.errors import SchemaError
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import DBN, Model
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage.models import ModelInfo, load_model, save_model
@@ -50,9 +50,9 @@ class TrainedEncoder:
             (sample, code) float32, with the coordinates of the samples.
         """
         width = models.code_width(self.model, self.info.visible, layer)
-        found = self._apply(data, "code", width, lambda x: models.encode(
-            self.model, self.params, x, layer
-        ))
+        found = self._apply(
+            data, "code", width, lambda x: models.encode(self.model, self.params, x, layer)
+        )
         return found.rename("code")
 
     def predict(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
@@ -76,7 +76,7 @@ class TrainedEncoder:
             x = values.reshape(-1, self.info.visible)
             return function(self._prepare(x)).reshape(*lead, width)
 
-        return xr.apply_ufunc(
+        found: xr.DataArray = xr.apply_ufunc(
             block,
             array,
             input_core_dims=[dims],
@@ -85,6 +85,7 @@ class TrainedEncoder:
             output_dtypes=[np.float32],
             dask_gufunc_kwargs={"output_sizes": {dim: width}},
         )
+        return found
 
     def _prepare(self, x: Any) -> Any:
         x = np.ascontiguousarray(x, dtype=np.float32)
@@ -104,13 +105,16 @@ class TrainedEncoder:
                 raise SchemaError(f"{name!r}: no dimension {dim!r}; it has {data.dims}")
             if data.sizes[dim] != length:
                 raise SchemaError(
-                    f"{name!r}: dimension {dim!r}: expected length {length}, found {data.sizes[dim]}"
+                    f"{name!r}: dimension {dim!r}: expected length {length}, "
+                    f"found {data.sizes[dim]}"
                 )
         return data
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in flatten(self.params).values())
-        return f"<deepstrata model {self.model.kind}: {self.info.visible} inputs, {count:,} weights>"
+        return (
+            f"<deepstrata model {self.model.kind}: {self.info.visible} inputs, {count:,} weights>"
+        )
 
 
 def save_encoder(path: str, encoder: TrainedEncoder) -> None:
@@ -127,7 +131,10 @@ def load_encoder(path: str) -> TrainedEncoder:
         It is not there, or damaged.
     """
     info, flat = load_model(path)
-    params = unflatten(models.shapes(info.model, info.visible), flat, path, "params")
+    like = models.shapes(info.model, info.visible)
+    if isinstance(info.model, DBN) and "params/0/visible_bias" not in flat:
+        like = models.feed_forward(info.model, like)
+    params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})
     affine = tuple(
         Affine(flat[f"affine/{i}/shift"], flat[f"affine/{i}/divisor"]) for i in range(count)

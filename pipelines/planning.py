@@ -140,8 +140,6 @@ class Plan(NamedTuple):
         foot = f"at most {size(self.peak)} in a worker, {self.tasks:,} tasks in all"
         return "\n".join([head, "", *lines, "", foot])
 
-    __repr__ = __str__
-
 
 def size(count: float) -> str:
     """Return a number of bytes for people: ``1.5 MiB``."""
@@ -167,9 +165,7 @@ def plan(pipeline: Pipeline, *, data: Any = None) -> Plan:
         note = "by the client, block by block"
         steps.append(Step("ingest", len(found.grid), 0, 0, total, total, 0, note))
     total = found.samples * found.row_bytes
-    steps.append(
-        Step("inspect", len(found.grid), 0, len(found.grid), total, 0, found.read_peak())
-    )
+    steps.append(Step("inspect", len(found.grid), 0, len(found.grid), total, 0, found.read_peak()))
     for stage in pipeline.stages:
         steps += estimate(stage, pipeline, found)
     return Plan(
@@ -251,9 +247,7 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Layout) -> list[Step]:
 def _(stage: FineTune, pipeline: Pipeline, found: Layout) -> list[Step]:
     model = pipeline.model_of(stage)
     return [
-        _training(
-            stage.name, stage, model, stage.optimiser, found.visible, found.row_bytes, found
-        )
+        _training(stage.name, stage, model, stage.optimiser, found.visible, found.row_bytes, found)
     ]
 
 
@@ -269,7 +263,7 @@ def _training(
     strategy = stage.strategy
     settings = Learning(model, optimiser, strategy, visible, Key(0))
     counts = [c[0] for c in found.counts]
-    epoch = list(epoch_rounds(counts, strategy, Key(0), 0, 0, 0))
+    epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
     groups, used = len({r.group for r in epoch}), sum(1 for n in counts if n)
     replicas = replica_count(settings)
     merges = sum(_tree(len(r.shards)) for r in epoch)
@@ -327,5 +321,3 @@ def _(stage: Encode, pipeline: Pipeline, found: Layout) -> list[Step]:
     peak = found.read_peak() + 8 * found.shard_rows * max(width, found.visible)
     shards, total = len(found.grid), found.samples * found.row_bytes
     return [Step(stage.name, shards, 0, shards, total, found.samples * width * 4, peak)]
-
-

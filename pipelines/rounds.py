@@ -9,15 +9,15 @@ from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from typing import NamedTuple
 
-from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.keys import Key
 from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
-from deepstrata.storage.shards import epoch_order
+from deepstrata.storage.shards import Shard, shard_plan
 
 
 class Round(NamedTuple):
     """One round of training."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     epoch: int
     progress: float
     """Epochs done when the round begins: 1.5 is half-way through the second."""
@@ -50,25 +50,33 @@ def _(strategy: LocalSteps) -> int:
 
 
 def epoch_rounds(
-    counts: Sequence[int], strategy: Strategy, key: Key, epoch: int, first: int, group: int
+    grid: Sequence[Shard],
+    counts: Sequence[int],
+    strategy: Strategy,
+    key: Key,
+    epoch: int,
+    first: int = 0,
+    group: int = 0,
 ) -> Iterator[Round]:
-    """Yield the rounds of one epoch over shards that hold ``counts`` samples each."""
+    """Yield the rounds of one epoch over shards that hold ``counts`` samples each.
+
+    ``first`` and ``group`` are the numbers that rounds and groups begin with.
+    """
     step = rows_per_shard(strategy)
-    order = [int(i) for i in epoch_order(len(counts), fold(key, "order", epoch)) if counts[i]]
-    groups = [order[i : i + strategy.shards] for i in range(0, len(order), strategy.shards)]
+    groups = shard_plan(grid, counts, key, epoch, strategy.shards)
     total, done, index = sum(counts), 0, first
-    for i, shards in enumerate(groups):
-        longest = max(counts[s] for s in shards)
+    for i, (shards, held) in enumerate(groups):
+        longest = max(held)
         for start in range(0, longest, step):
             stop = min(start + step, longest)
-            rows = sum(min(stop, counts[s]) - min(start, counts[s]) for s in shards)
+            rows = sum(min(stop, n) - min(start, n) for n in held)
             ends_group = stop == longest
             yield Round(
                 index=index,
                 epoch=epoch,
                 progress=epoch + done / total,
                 group=group + i,
-                shards=tuple(shards),
+                shards=tuple(shard.index for shard in shards),
                 start=start,
                 stop=stop,
                 rows=rows,
@@ -79,12 +87,14 @@ def epoch_rounds(
             index += 1
 
 
-def all_rounds(counts: Sequence[int], strategy: Strategy, key: Key, epochs: int) -> list[Round]:
+def all_rounds(
+    grid: Sequence[Shard], counts: Sequence[int], strategy: Strategy, key: Key, epochs: int
+) -> list[Round]:
     """Return the rounds of a whole training."""
     rounds: list[Round] = []
     for epoch in range(epochs):
         group = rounds[-1].group + 1 if rounds else 0
-        rounds += epoch_rounds(counts, strategy, key, epoch, len(rounds), group)
+        rounds += epoch_rounds(grid, counts, strategy, key, epoch, len(rounds), group)
     return rounds
 
 

@@ -22,7 +22,6 @@ from deepstrata.pipelines.events import (
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.lowering import lower, save_final_model
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
-
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
@@ -191,7 +190,7 @@ def _now() -> str:
 def _cluster_notes(client: Client) -> dict[str, str]:
     info = client.scheduler_info(n_workers=-1)
     return {
-        "scheduler": str(client.scheduler.address).partition("://")[0],
+        "scheduler": cluster.address_of(client).partition("://")[0],
         "workers": str(len(info["workers"])),
         "threads": str(sum(worker["nthreads"] for worker in info["workers"].values())),
     }
@@ -357,5 +356,3 @@ def _wait(before: dict[str, float], after: dict[str, float]) -> float:
         max(after.get(what, 0.0) - before.get(what, 0.0), 0.0) for what in ("read", "compute")
     )
     return read / (read + compute) if read + compute else 0.0
-
-

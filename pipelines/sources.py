@@ -3,7 +3,7 @@
 import json
 import time
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import xarray as xr
 
@@ -12,17 +12,18 @@ from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_d
 from deepstrata.pipelines.events import Observer, StageFinished, StageStarted
 from deepstrata.pipelines.feeds import Feed, Inspected
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, ZarrSource
-from deepstrata.schemas.errors import DataError, DeclarationError
+from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import DBN, Softmax
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Apply, FineTune, Split
 from deepstrata.storage import stores, writing
-from deepstrata.storage.datasets import Columns, describe, open_dataset, resolve
+from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
 from deepstrata.storage.ingest import ingest
 from deepstrata.storage.readers import reader
 from deepstrata.storage.shards import Shard, shard_grid
+from deepstrata.storage.splits import flags
 
 
 class Opened(NamedTuple):
@@ -47,11 +48,7 @@ class Opened(NamedTuple):
         """Coordinates along the sample dimension, without data."""
         dim = self.columns.sample_dim
         names = [n for n, c in self.dataset.coords.items() if c.dims == (dim,)]
-        extra = [
-            n
-            for n in (self.columns.labels,)
-            if n is not None and n in self.dataset.data_vars
-        ]
+        extra = [n for n in (self.columns.labels,) if n is not None and n in self.dataset.data_vars]
         kept = self.dataset[[*names, *extra]].set_coords(extra)
         return kept.drop_vars([n for n in kept.coords if kept[n].dims != (dim,)])
 
@@ -71,8 +68,9 @@ def open_source(pipeline: Pipeline, source: Source, data: Any = None) -> Opened:
     DeclarationError
         The pipeline takes a dataset of the caller's, and none was given.
     """
+    applied = [stage for stage in pipeline.stages if isinstance(stage, Apply)]
     if isinstance(source, ZarrSource):
-        dataset = open_dataset(source.path, source.group)
+        dataset = open_dataset(source.path, source.group, chunked=bool(applied))
     elif isinstance(source, DatasetSource):
         if data is None:
             raise DeclarationError(
@@ -81,9 +79,6 @@ def open_source(pipeline: Pipeline, source: Source, data: Any = None) -> Opened:
         dataset = data.to_dataset(name=source.features) if isinstance(data, xr.DataArray) else data
     else:
         raise TypeError(f"a {type(source).__name__} must be ingested first")
-    applied = [stage for stage in pipeline.stages if isinstance(stage, Apply)]
-    if applied and not dataset.chunks:
-        dataset = dataset.chunk()
     for stage in applied:
         dataset = stage.function(dataset, **stage.arguments)
         if not isinstance(dataset, xr.Dataset):
@@ -98,13 +93,8 @@ def open_source(pipeline: Pipeline, source: Source, data: Any = None) -> Opened:
 
 
 def _grid(source: Source, dataset: xr.Dataset, columns: Columns) -> tuple[Shard, ...]:
-    array = dataset[columns.features]
-    axis = array.dims.index(columns.sample_dim)
-    if array.chunks is not None:
-        return shard_grid(columns.samples, array.chunks[axis], source.rows_per_shard)
-    variable = describe(dataset, columns.sample_dim).variable(columns.features)
-    rows = variable.chunks[axis] if variable.chunks else columns.samples
-    return shard_grid(columns.samples, rows, source.rows_per_shard)
+    chunks = row_chunks(dataset, columns.features, columns.sample_dim)
+    return shard_grid(columns.samples, chunks, source.rows_per_shard)
 
 
 def ingest_source(
@@ -140,13 +130,23 @@ def ingest_source(
     return found, record
 
 
-def feed_of(pipeline: Pipeline, opened: Opened, device: str = "numpy") -> Feed:
+def feed_of(pipeline: Pipeline, opened: Opened, device: Literal["numpy", "cupy"] = "numpy") -> Feed:
     """Return how tasks read the source."""
+    split, meanings = split_of(pipeline), None
+    if split is not None and split.by is not None:
+        if split.by not in opened.dataset.variables:
+            there = ", ".join(map(str, opened.dataset.variables))
+            raise SchemaError(
+                f"stage {split.name!r}: no variable {split.by!r} in the dataset; it has: {there}"
+            )
+        meanings = flags(opened.dataset[split.by])
+    by = () if split is None or split.by is None else (split.by,)
     return Feed(
-        reader=reader(opened.source, opened.dataset),
+        reader=reader(opened.source, opened.dataset, by),
         columns=opened.columns,
-        split=split_of(pipeline),
+        split=split,
         split_key=fold(Key(pipeline.seed), "split"),
+        meanings=tuple((meanings or {}).items()),
         backend=device,
     )
 
@@ -176,14 +176,18 @@ def inspect(context: Context) -> tuple[StageRecord, str]:
     reused = done is not None and done.key == key
     seconds = time.perf_counter() - started
     context.observer(StageFinished("inspect", "inspect", seconds, metrics, reused))
-    record = done if done is not None and reused else StageRecord(
-        name="inspect",
-        kind="inspect",
-        key=key,
-        seconds=seconds,
-        examples=context.grid[-1].stop,
-        metrics=metrics,
-        outputs={"inspected": url},
+    record = (
+        done
+        if done is not None and reused
+        else StageRecord(
+            name="inspect",
+            kind="inspect",
+            key=key,
+            seconds=seconds,
+            examples=context.grid[-1].stop,
+            metrics=metrics,
+            outputs={"inspected": url},
+        )
     )
     return record, data
 

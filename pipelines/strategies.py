@@ -118,19 +118,17 @@ def replica_count(settings: Learning) -> int:
 def param_shapes(settings: Learning) -> Tree:
     """Return what the trained parameters look like; a deep belief net is trained as a net."""
     shapes = models.shapes(settings.model, settings.visible)
-    return models.feed_forward(settings.model, shapes) if _is_net(settings) else shapes
+    if isinstance(settings.model, DBN):
+        return models.feed_forward(settings.model, shapes)
+    return shapes
 
 
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
-    if _is_net(settings):
+    if isinstance(settings.model, DBN):
         return models.start_net(settings.model, None, settings.visible, key)
     return models.init(settings.model, settings.visible, key)
-
-
-def _is_net(settings: Learning) -> bool:
-    return isinstance(settings.model, DBN)
 
 
 def initial_state(settings: Learning, params: Tree) -> TrainState:

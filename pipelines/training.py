@@ -41,7 +41,6 @@ from deepstrata.pipelines.strategies import (
 )
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.runs import CheckpointRecord
-from deepstrata.schemas.trees import Tree
 from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.checkpoints import Checkpoint
 from deepstrata.storage.shards import Shard
@@ -77,7 +76,10 @@ class Training(NamedTuple):
 
     def rounds(self) -> list[Round]:
         """Return every round of the training."""
-        return all_rounds(self.train_counts, self.settings.strategy, self.settings.key, self.epochs)
+        settings = self.settings
+        return all_rounds(
+            self.grid, self.train_counts, settings.strategy, settings.key, self.epochs
+        )
 
     def example(self) -> TrainState:
         """Return what the state looks like."""
@@ -115,9 +117,13 @@ def load_state(url: str, like: TrainState, digest: str) -> Rounded:
     return Rounded(checkpoints.load_part(url, like, digest), 0, {})
 
 
-def load_replica(settings: Learning, url: str, like: TrainState, place: int, digest: str) -> Replica:
+def load_replica(
+    settings: Learning, url: str, like: TrainState, place: int, digest: str
+) -> Replica:
     """Read the part of the state that stays with a shard's place."""
-    return checkpoints.load_part(url, initial_replica(settings, like.params, place), digest)
+    example = initial_replica(settings, like.params, place)
+    replica: Replica = checkpoints.load_part(url, example, digest)
+    return replica
 
 
 def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
@@ -194,7 +200,11 @@ def window_graph(training: Training, window: Sequence[Round], begin: Checkpoint)
             tickets.append(graph.call("ticket", (this.index,), ticket_of, newest))
         if this.ends_epoch:
             monitors += [
-                (this, name, graph.call("watch", (this.index, name), watch, settings, newest, *refs))
+                (
+                    this,
+                    name,
+                    graph.call("watch", (this.index, name), watch, settings, newest, *refs),
+                )
                 for name, refs in watched.items()
             ]
     parts = [ref for state in reversed(states) for ref in (state.state, *state.replicas)]
@@ -294,9 +304,7 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
     directory = stores.join(training.url, "checkpoints")
     newest = checkpoints.latest(directory) or _begin(client, training)
     if newest.round:
-        observer(
-            Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}")
-        )
+        observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
     first, examples = newest.round, 0
     for window in windows(rounds[newest.round :], training.every):
         clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)

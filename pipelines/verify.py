@@ -34,8 +34,9 @@ def verify(a: str, b: str) -> Verdict:
     for name, value in first.metrics.items():
         if second.metrics.get(name) != value:
             return Verdict(
-                False, f"the weights are the same, the metric {name} is not: "
-                f"{value!r} and {second.metrics.get(name)!r}"
+                False,
+                f"the weights are the same, the metric {name} is not: "
+                f"{value!r} and {second.metrics.get(name)!r}",
             )
     return Verdict(True, f"same: weights {first.weights_sha256}")
 
@@ -49,14 +50,13 @@ def _data(a: RunManifest, b: RunManifest) -> str | None:
 def _pipeline(a: RunManifest, b: RunManifest) -> str | None:
     if a.digests.pipeline == b.digests.pipeline:
         return None
-    ours, theirs = _flat(a.pipeline.model_dump(mode="json")), _flat(
-        b.pipeline.model_dump(mode="json")
+    ours, theirs = (
+        _flat(a.pipeline.model_dump(mode="json")),
+        _flat(b.pipeline.model_dump(mode="json")),
     )
     for name in ours | theirs:
         if ours.get(name) != theirs.get(name) and not name.startswith("source.path"):
-            return (
-                f"the pipelines differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-            )
+            return f"the pipelines differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
     return "the pipelines differ"
 
 
@@ -74,9 +74,7 @@ def _environment(a: RunManifest, b: RunManifest) -> str | None:
     ours, theirs = a.environment.bits, b.environment.bits
     for name in sorted(ours | theirs):
         if ours.get(name) != theirs.get(name):
-            return (
-                f"the environments differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-            )
+            return f"the environments differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
     return None
 
 

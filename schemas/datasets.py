@@ -104,7 +104,7 @@ class _Source(Declaration):
     sample_dim: str | None = None
     """Dimension that counts samples; the first dimension of the features by default."""
     rows_per_shard: PositiveInt | None = None
-    """Least samples per shard, rounded up to whole chunks; one chunk (one Zarr shard) by default."""
+    """Least samples of a shard, in whole chunks; by default one chunk (or one Zarr v3 shard)."""
     expected: DatasetSchema | None = None
     """Checked against what is opened, before anything runs."""
 

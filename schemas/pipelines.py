@@ -176,6 +176,11 @@ def _enter(place: Any, step: str, path: str) -> Any:
         return place[int(step)]
     if isinstance(place, dict) and step in place:
         return place[step]
-    there = ", ".join(place) if isinstance(place, dict) else f"0 to {len(place) - 1}" \
-        if isinstance(place, list) else "none"
+    there = (
+        ", ".join(place)
+        if isinstance(place, dict)
+        else f"0 to {len(place) - 1}"
+        if isinstance(place, list)
+        else "none"
+    )
     raise DeclarationError(f"{path}: no field {step!r}; there are: {there}")

@@ -6,7 +6,6 @@ match, does not count.
 """
 
 import json
-from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any, Self
 
@@ -18,6 +17,7 @@ from deepstrata.schemas._base import Document
 from deepstrata.schemas.errors import DeepstrataError, StorageError
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import stores
+from deepstrata.storage.digests import digest
 
 DOCUMENT = "checkpoint.json"
 DIGITS = 8
@@ -53,20 +53,9 @@ def _seal(checkpoint: Checkpoint) -> str:
     return sha256(checkpoint.to_json().encode()).hexdigest()
 
 
-def array_digest(flat: Mapping[str, np.ndarray[Any, Any]]) -> str:
-    """Return the SHA-256 of named arrays: names in order, dtypes, shapes and bytes."""
-    digest = sha256()
-    for name in sorted(flat):
-        array = np.ascontiguousarray(flat[name])
-        head = f"{name}\0{array.dtype.str}\0{flat[name].shape}\0"
-        digest.update(head.encode())
-        digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
-
-
 def tree_digest(tree: Tree) -> str:
     """Return the SHA-256 of a tree's content, whatever file format it is kept in."""
-    return array_digest(flatten(tree))
+    return digest(flatten(tree))
 
 
 def save_part(url: str, tree: Tree) -> str:
@@ -77,9 +66,9 @@ def save_part(url: str, tree: Tree) -> str:
     str
         The SHA-256 of its content. Writing the same tree twice leaves the same bytes.
     """
-    flat = {name: np.ascontiguousarray(leaf).reshape(leaf.shape) for name, leaf in flatten(tree).items()}
+    flat = {name: np.asarray(leaf, order="C") for name, leaf in flatten(tree).items()}
     stores.write_bytes(url, serialise(flat))
-    return array_digest(flat)
+    return digest(flat)
 
 
 def load_arrays(url: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -113,10 +102,9 @@ def load_part(url: str, like: Tree, expected_digest: str | None = None) -> Tree:
         The file is missing, damaged, or does not hold what is wanted; the leaf is named.
     """
     flat = load_arrays(url)
-    if expected_digest is not None and array_digest(flat) != expected_digest:
+    if expected_digest is not None and digest(flat) != expected_digest:
         raise StorageError(
-            f"{url}: damaged: expected content {expected_digest[:12]}, "
-            f"found {array_digest(flat)[:12]}"
+            f"{url}: damaged: expected content {expected_digest[:12]}, found {digest(flat)[:12]}"
         )
     return unflatten(like, flat, url)
 
@@ -147,8 +135,8 @@ def read(url: str) -> Checkpoint | None:
         sealed = _Sealed.from_json(stores.read_bytes(stores.join(url, DOCUMENT)))
         if sealed.seal != _seal(sealed.checkpoint):
             return None
-        for name, digest in sealed.checkpoint.parts.items():
-            if array_digest(load_arrays(part_url(url, name))) != digest:
+        for name, expected in sealed.checkpoint.parts.items():
+            if digest(load_arrays(part_url(url, name))) != expected:
                 return None
     except DeepstrataError:
         return None

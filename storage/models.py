@@ -9,6 +9,7 @@ from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.trees import Tree
 from deepstrata.storage import checkpoints, stores
+from deepstrata.storage.digests import digest
 
 WEIGHTS = "weights.safetensors"
 DOCUMENT = "model.json"
@@ -33,10 +34,10 @@ class ModelInfo(Document):
 
 def save_model(path: str, info: ModelInfo, tree: Tree) -> str:
     """Write a model and return the digest of its arrays; the document is written last."""
-    digest = checkpoints.save_part(stores.join(path, WEIGHTS), tree)
-    text = info.model_copy(update={"digest": digest}).to_json()
+    saved = checkpoints.save_part(stores.join(path, WEIGHTS), tree)
+    text = info.model_copy(update={"digest": saved}).to_json()
     stores.write_bytes(stores.join(path, DOCUMENT), text.encode())
-    return digest
+    return saved
 
 
 def load_model(path: str) -> tuple[ModelInfo, dict[str, np.ndarray[Any, Any]]]:
@@ -52,7 +53,7 @@ def load_model(path: str) -> tuple[ModelInfo, dict[str, np.ndarray[Any, Any]]]:
         raise StorageError(f"{path}: not a model: expected a {DOCUMENT} in it")
     info = ModelInfo.from_json(stores.read_bytes(url), where=url)
     flat = checkpoints.load_arrays(stores.join(path, WEIGHTS))
-    found = checkpoints.array_digest(flat)
+    found = digest(flat)
     if found != info.digest:
         raise StorageError(
             f"{path}: damaged: expected arrays {info.digest[:12]}, found {found[:12]}"

@@ -31,7 +31,7 @@ def check_free(path: str) -> str:
         There is something in it already.
     """
     url = stores.absolute(path)
-    if stores.exists(url) and (not stores.is_directory(url) or stores.children(url)):
+    if stores.exists(url) and (stores.is_file(url) or stores.children(url)):
         raise StorageError(
             f"{path}: exists already; choose another --out, remove it, or go on with it: "
             f"deepstrata resume {path}"

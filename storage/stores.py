@@ -92,6 +92,15 @@ def exists(url: str | os.PathLike[str]) -> bool:
         return bool(filesystem.exists(path))
 
 
+def is_file(url: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a file at ``url``."""
+    with explained(url, "look"):
+        if is_local(url):
+            return local(url).is_file()
+        filesystem, path = _remote(url)
+        return bool(filesystem.isfile(path))
+
+
 def children(url: str | os.PathLike[str]) -> list[str]:
     """Return the sorted names of what is in a directory; none if it does not exist."""
     with explained(url, "list"):

@@ -33,7 +33,9 @@ pipeline = Pipeline(
         FineTune(
             epochs=60,
             optimiser=SGD(
-                learning_rate=Linear(start=0.1, end=0.01, epochs=60), momentum=0.9, weight_decay=1e-4
+                learning_rate=Linear(start=0.1, end=0.01, epochs=60),
+                momentum=0.9,
+                weight_decay=0.0001,
             ),
             strategy=LocalSteps(batch=20, steps=16, shards=2),
         ),

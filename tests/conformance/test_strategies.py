@@ -13,15 +13,18 @@ from deepstrata.pipelines.rounds import all_rounds, windows
 from deepstrata.pipelines.run import resume, run
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.strategies import Strategy
-
+from deepstrata.storage.shards import shard_grid
 
 STRATEGIES = [
     Synchronous(batch=15, shards=2),
     Synchronous(batch=30, shards=8),
     LocalSteps(batch=10, steps=2, shards=2),
     LocalSteps(batch=7, steps=1, shards=1),
-    LocalSteps(batch=10, steps=3, shards=3, outer=SGD(learning_rate=0.7, momentum=0.9, nesterov=True)),
+    LocalSteps(
+        batch=10, steps=3, shards=3, outer=SGD(learning_rate=0.7, momentum=0.9, nesterov=True)
+    ),
 ]
+GRID, EVEN = shard_grid(180, 30), shard_grid(240, 30)
 MODELS = [RBM(hidden=6), RBM(hidden=6, persistent=True, chains=10)]
 OPTIMISERS = [SGD(learning_rate=0.1, momentum=0.5), Adam(learning_rate=0.01)]
 CASES = [
@@ -32,7 +35,9 @@ CASES = [
 ]
 
 
-def pipeline(path: str, strategy: Strategy, model: RBM, optimiser: SGD | Adam, **more: int) -> Pipeline:
+def pipeline(
+    path: str, strategy: Strategy, model: RBM, optimiser: SGD | Adam, **more: int
+) -> Pipeline:
     stage = Pretrain(model=model, optimiser=optimiser, strategy=strategy, epochs=4, **more)
     return Pipeline(
         name="conformance", source=ZarrSource(path=path, features="image"), stages=(stage,), seed=3
@@ -44,7 +49,7 @@ class TestStrategy:
     def test_uses_every_sample_once_an_epoch(self, strategy, model, optimiser) -> None:
         counts = [30, 17, 0, 30, 5, 30]
         for epoch, group in itertools.groupby(
-            all_rounds(counts, strategy, Key(1), 3), key=lambda r: r.epoch
+            all_rounds(GRID, counts, strategy, Key(1), 3), key=lambda r: r.epoch
         ):
             rounds = list(group)
             used = np.zeros(sum(counts), int)
@@ -62,14 +67,14 @@ class TestStrategy:
         epochs = [
             [r.shards for r in group]
             for _, group in itertools.groupby(
-                all_rounds([30] * 8, strategy, Key(1), 3), key=lambda r: r.epoch
+                all_rounds(EVEN, [30] * 8, strategy, Key(1), 3), key=lambda r: r.epoch
             )
         ]
         assert epochs[0] != epochs[1] or epochs[1] != epochs[2]
 
     @pytest.mark.parametrize("every", [1, 5, None])
     def test_windows_cover_every_round(self, strategy, model, optimiser, every) -> None:
-        rounds = all_rounds([30] * 8, strategy, Key(1), 5)
+        rounds = all_rounds(EVEN, [30] * 8, strategy, Key(1), 5)
         cut = list(windows(rounds, every))
         assert [r for window in cut for r in window] == rounds
         assert all(window[-1].ends_group for window in cut)
@@ -105,7 +110,9 @@ class TestStrategy:
     def test_training_changes_weights_and_lowers_the_error(
         self, strategy, model, optimiser, bars_path, client: Client, tmp_path: Path
     ) -> None:
-        declared = pipeline(bars_path, strategy, model, optimiser).replace(**{"pretrain.epochs": 30})
+        declared = pipeline(bars_path, strategy, model, optimiser).replace(
+            **{"pretrain.epochs": 30}
+        )
         history = run(declared, client, out=str(tmp_path / "run")).history["pretrain/layer-0"]
         error = history["train_squared_error"].values
         assert error[-1] < 0.9 * error[0]

@@ -130,7 +130,9 @@ def test_a_missing_checkpoint_part_means_the_one_before(
     declared = dbn_pipeline(bars_path).replace(**{"finetune.checkpoint_rounds": 1})
     with pytest.raises(StopAfter):
         run(declared, client, out=out, observer=stopping(6, "finetune"))
-    (training,) = (os.path.join(out, "stages", "finetune", d) for d in os.listdir(f"{out}/stages/finetune"))
+    (training,) = (
+        os.path.join(out, "stages", "finetune", d) for d in os.listdir(f"{out}/stages/finetune")
+    )
     directory = os.path.join(training, "checkpoints")
     newest = checkpoints.latest(directory)
     assert newest is not None

@@ -1,0 +1,196 @@
+"""What every model must do; a new one is one line in a list."""
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from deepstrata.ops import models, optimisers
+from deepstrata.ops.backend import Scratch
+from deepstrata.ops.learning import local_steps
+from deepstrata.ops.partials import Batch, merge, take
+from deepstrata.ops.random import normal, uniform
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.optimisers import SGD
+from deepstrata.schemas.trees import flatten, leaves, tree_map
+
+V, N, KEY = 12, 30, Key(77)
+
+MODELS = [
+    RBM(hidden=7),
+    RBM(hidden=70, gibbs_steps=3, sparsity_target=0.1, sparsity_cost=0.1),
+    RBM(hidden=7, visible_units="gaussian"),
+    RBM(hidden=7, persistent=True, chains=9),
+    RBM(hidden=7, persistent=True, chains=9, visible_units="gaussian", gibbs_steps=2),
+    DBN(layers=(Softmax(classes=3),)),
+    DBN(layers=(RBM(hidden=7), RBM(hidden=5), Softmax(classes=3))),
+    DBN(layers=(RBM(hidden=7, visible_units="gaussian"), Dense(units=6), Softmax(classes=3))),
+    DBN(
+        layers=(
+            Dense(units=8, activation="tanh"),
+            Dense(units=6, activation="relu"),
+            Dense(units=4, activation="linear"),
+            Softmax(classes=3),
+        )
+    ),
+]
+NAMES = [f"{i}-{model.kind}" for i, model in enumerate(MODELS)]
+
+
+def is_gaussian(model):
+    first = model.layers[0] if isinstance(model, DBN) else model
+    return getattr(first, "visible_units", None) == "gaussian"
+
+
+def make_batch(model, n=N, masked=False):
+    """Return noisy copies of three patterns, which are the classes."""
+    rows = 10 + np.arange(n)[::-1]
+    labels = rows % 3
+    patterns = (uniform(Key(1), np.arange(3), V) < 0.5).astype(np.float32)[labels]
+    noise = uniform(Key(2), rows, V)
+    if is_gaussian(model):
+        x = 2 * patterns - 1 + np.float32(0.3) * normal(Key(3), rows, V)
+    else:
+        x = np.abs(patterns - (noise < 0.1).astype(np.float32))
+    return Batch(rows, x, labels, noise < 0.8 if masked else None)
+
+
+def start(model):
+    """Return parameters that ``gradient`` takes, and a carry."""
+    if isinstance(model, DBN):
+        return models.start_net(model, None, V, KEY), models.carry(model, V, KEY)
+    return models.init(model, V, KEY), models.carry(model, V, KEY)
+
+
+def assert_same(a, b, **tolerance):
+    assert flatten(a).keys() == flatten(b).keys()
+    for name, leaf in flatten(a).items():
+        if tolerance:
+            np.testing.assert_allclose(leaf, flatten(b)[name], err_msg=name, **tolerance)
+        else:
+            np.testing.assert_array_equal(leaf, flatten(b)[name], err_msg=name)
+
+
+def is_stateless(model):
+    return not getattr(model, "persistent", False)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=NAMES)
+class TestModel:
+    def test_init_has_the_announced_shapes_and_depends_on_the_key(self, model):
+        specs, params = models.shapes(model, V), models.init(model, V, KEY)
+        assert {k: (s.shape, s.dtype) for k, s in flatten(specs).items()} == {
+            k: (a.shape, str(a.dtype)) for k, a in flatten(params).items()
+        }
+        assert_same(params, models.init(model, V, KEY))
+        other = models.init(model, V, Key(78))
+        for name, leaf in flatten(params).items():
+            if name.endswith("weights"):
+                assert (leaf != flatten(other)[name]).any()
+            else:
+                assert not leaf.any()
+
+    def test_gradient_is_shaped_like_the_parameters(self, model):
+        params, carry = start(model)
+        partial, after = models.gradient(model, params, make_batch(model), KEY, carry)
+        assert partial.n == N
+        for name, leaf in flatten(params).items():
+            found = flatten(partial.total)[name]
+            assert (found.shape, found.dtype) == (leaf.shape, np.float32)
+            assert np.isfinite(found).all()
+        assert [c.shape for c in leaves(carry)] == [c.shape for c in leaves(after)]
+        assert all(np.isfinite(float(value)) for value in partial.stats.values())
+
+    def test_gradient_is_repeatable_and_leaves_its_arguments_alone(self, model):
+        params, carry = start(model)
+        batch = make_batch(model)
+        before = tree_map(np.copy, (params, carry, tuple(batch[:3])))
+        first = models.gradient(model, params, batch, KEY, carry)
+        out, scratch = tree_map(np.empty_like, params), Scratch()
+        for _ in range(2):
+            again = models.gradient(model, params, batch, KEY, carry, out, scratch)
+            assert_same(tuple(first[0].total), tuple(again[0].total))
+            assert_same(first[1], again[1])
+            assert first[0].stats == again[0].stats
+            for a, b in zip(leaves(out), leaves(again[0].total), strict=True):
+                assert a is b
+        assert_same(before, (params, carry, tuple(batch[:3])))
+
+    def test_split_batches_sum_to_the_whole(self, model):
+        if not is_stateless(model):
+            pytest.skip("persistent chains move once a batch; a run without them splits")
+        params, _ = start(model)
+        batch = make_batch(model)
+        whole, _ = models.gradient(model, params, batch, KEY)
+        parts = [
+            models.gradient(model, params, take(batch, a, b), KEY)[0]
+            for a, b in ((0, 1), (1, 20), (20, 20), (20, N))
+        ]
+        merged = merge(*parts)
+        assert merged.n == N
+        assert_same(tuple(merged.total), tuple(whole.total), rtol=1e-4, atol=1e-4)
+        assert merged.stats == pytest.approx(whole.stats, rel=1e-5)
+
+    def test_other_libraries_give_the_same_gradient(self, model):
+        params, carry = start(model)
+        batch = make_batch(model)
+        here, _ = models.gradient(model, params, batch, KEY, carry)
+        xp = array_api_strict
+        strict = batch._replace(x=xp.asarray(batch.x))
+        there, _ = models.gradient(
+            model, tree_map(xp.asarray, params), strict, KEY, tree_map(xp.asarray, carry)
+        )
+        assert all(leaf.dtype == xp.float32 for leaf in leaves(there.total))
+        back = tree_map(np.asarray, there.total)
+        assert_same(tuple(back), tuple(here.total), rtol=1e-4, atol=1e-4)
+
+    def test_learning_helps_and_leaves_its_arguments_alone(self, model):
+        params, carry = start(model)
+        optimiser = SGD(learning_rate=0.05, momentum=0.5)
+        state = optimisers.init(optimiser, params)
+        batch = make_batch(model, 120)
+        before = tree_map(np.copy, (params, state, carry))
+        measure = "loss" if isinstance(model, DBN) else "squared_error"
+        now = (params, state, carry)
+        for epoch in range(60):
+            rates = optimisers.rates(optimiser, epoch)
+            *now, n, stats = local_steps(model, optimiser, rates, *now, batch, 25, Key(epoch))
+            assert n == 120
+            assert all(np.isfinite(float(value)) for value in stats.values())
+        assert_same(before, (params, state, carry))
+        start_measure = models.evaluate(model, params, batch)[measure]
+        assert models.evaluate(model, now[0], batch)[measure] < 0.9 * start_measure
+        assert all(leaf.dtype == np.float32 for leaf in leaves(tuple(now)))
+
+    def test_codes_are_a_row_for_each_sample(self, model):
+        params, x = models.init(model, V, KEY), make_batch(model).x
+        codes = models.encode(model, params, x)
+        assert codes.shape[0] == N
+        assert codes.dtype == np.float32
+        np.testing.assert_allclose(models.encode(model, params, x[3:5]), codes[3:5], rtol=1e-5)
+
+    @pytest.mark.parametrize("masked", [False, True])
+    def test_evaluations_of_parts_add_up(self, model, masked):
+        params, batch = start(model)[0], make_batch(model, masked=masked)
+        whole = models.evaluate(model, params, batch)
+        parts = [models.evaluate(model, params, take(batch, *c)) for c in ((0, 11), (11, N))]
+        assert whole["n"] == N
+        for name, value in whole.items():
+            summed = sum(part[name] for part in parts)
+            np.testing.assert_allclose(summed, value, rtol=1e-5, err_msg=name)
+
+    def test_values_that_are_absent_do_not_matter(self, model):
+        if not is_stateless(model):
+            pytest.skip("persistent chains take no mask")
+        params, batch = start(model)[0], make_batch(model, masked=True)
+        dirty = batch._replace(x=np.where(batch.mask, batch.x, np.float32(np.nan)))
+        a, b = (models.gradient(model, params, part, KEY)[0] for part in (batch, dirty))
+        assert_same(tuple(a.total), tuple(b.total))
+        assert models.evaluate(model, params, batch)["n"] == N
+
+    def test_no_samples_give_zeros(self, model):
+        params, carry = start(model)
+        partial, after = models.gradient(model, params, make_batch(model, 0), KEY, carry)
+        assert partial.n == 0
+        assert not any(leaf.any() for leaf in leaves(partial.total))
+        assert_same(carry, after)
