@@ -32,7 +32,10 @@ STEP24 = np.float32(2.0**-24)
 
 def compiled(function: F) -> F:
     """Compile ``function`` at its first call, or load it from numba's cache."""
-    return cast(F, njit(nogil=True, cache=True, error_model="numpy")(function))
+    try:
+        return cast(F, njit(nogil=True, cache=True, error_model="numpy")(function))
+    except RuntimeError:  # neither the installation nor the home can be written: no place to cache
+        return cast(F, njit(nogil=True, error_model="numpy")(function))
 
 
 @compiled
@@ -187,6 +190,23 @@ def logistic_chain(delta: Floats, h: Floats) -> None:
     """``delta = delta * h * (1 - h)`` on flat arrays."""
     for i in range(delta.size):
         delta[i] *= h[i] * (ONE - h[i])
+
+
+@compiled
+def relu(x: Floats, bias: Floats) -> None:
+    """``x = max(x + bias, 0)``; NaN stays NaN."""
+    for i in range(x.shape[0]):
+        row = x[i]
+        for j in range(row.size):
+            value = row[j] + bias[j]
+            row[j] = ZERO if value < ZERO else value
+
+
+@compiled
+def relu_chain(delta: Floats, h: Floats) -> None:
+    """``delta = delta where h > 0, else 0`` on flat arrays."""
+    for i in range(delta.size):
+        delta[i] = delta[i] if h[i] > ZERO else ZERO
 
 
 @compiled

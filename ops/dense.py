@@ -6,8 +6,10 @@ Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K c
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
+
 from deepstrata.ops.backend import namespace, product, store
-from deepstrata.ops.kernels import logistic_chain, sigmoid
+from deepstrata.ops.kernels import logistic_chain, relu, relu_chain, sigmoid
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.trees import Array
 
@@ -29,11 +31,6 @@ def _tanh(x: Array, bias: Array) -> Array:
     return store(namespace(x).tanh(x), x)
 
 
-def _relu(x: Array, bias: Array) -> Array:
-    x += bias
-    return store(namespace(x).clip(x, 0.0, None), x)
-
-
 def _linear(x: Array, bias: Array) -> Array:
     x += bias
     return x
@@ -42,11 +39,6 @@ def _linear(x: Array, bias: Array) -> Array:
 def _tanh_chain(delta: Array, h: Array) -> Array:
     delta *= 1.0 - h * h
     return delta
-
-
-def _relu_chain(delta: Array, h: Array) -> Array:
-    xp = namespace(h)
-    return store(xp.where(h > 0.0, delta, xp.zeros_like(delta)), delta)
 
 
 #: For each activation: what makes outputs of weighted inputs and a bias, and the chain rule from
@@ -58,7 +50,10 @@ ACTIVATIONS: dict[str, tuple[Overwrite, Overwrite]] = {
         lambda delta, h: logistic_chain(delta, h, out=delta),
     ),
     "tanh": (_tanh, _tanh_chain),
-    "relu": (_relu, _relu_chain),
+    "relu": (
+        lambda x, bias: relu(x, bias, out=x),
+        lambda delta, h: relu_chain(delta, h, out=delta),
+    ),
     "linear": (_linear, lambda delta, h: delta),
 }
 
@@ -151,7 +146,7 @@ def squared_loss(output: Array, target: Array) -> Loss:
 
 
 def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:
-    """Return ``labels``, all in [0, classes).
+    """Return ``labels``, (N,) int64 in NumPy, if they are all in [0, classes).
 
     Raises
     ------
@@ -160,15 +155,11 @@ def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:
     """
     if labels is None:
         raise DataError("the model learns classes, and the source names no labels variable")
-    outside = [
-        (int(label), int(row))
-        for label, row in zip(labels, rows, strict=True)
-        if not 0 <= label < classes
-    ]
-    if outside:
-        label, row = outside[0]
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = outside[0]
         raise DataError(
-            f"label {label} at row {row}: expected 0 to {classes - 1} for {classes} classes "
-            f"({len(outside)} labels are out of range in this batch)"
+            f"label {labels[first]} at row {rows[first]}: expected 0 to {classes - 1} for "
+            f"{classes} classes ({len(outside)} labels are out of range in this batch)"
         )
     return labels

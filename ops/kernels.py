@@ -123,6 +123,25 @@ def logistic_chain(delta: Array, h: Array, out: Array | None = None) -> Array:
     return store(delta * (h * (1.0 - h)), out)
 
 
+def relu(x: Array, bias: Array, out: Array | None = None) -> Array:
+    """Return ``max(x + bias, 0)``; arguments as for ``sigmoid``."""
+    if is_fast(x, bias) and (out is None or is_fast(out)):
+        out = _copied(x, out)
+        compiled.relu(out, bias)
+        return out
+    return store(namespace(x).clip(x + bias, 0.0, None), out)
+
+
+def relu_chain(delta: Array, h: Array, out: Array | None = None) -> Array:
+    """Return ``delta`` where ``h > 0``, else 0; arguments as for ``logistic_chain``."""
+    if is_fast(delta, h) and (out is None or is_fast(out)):
+        out = _copied(delta, out)
+        compiled.relu_chain(out.reshape(-1), h.reshape(-1))
+        return out
+    xp = namespace(h)
+    return store(xp.where(h > 0.0, delta, xp.zeros_like(delta)), out)
+
+
 def squared_error(x: Array, y: Array) -> Array | float:
     """Return the sum of ``(x - y)**2`` over all elements, in float64."""
     if is_fast(x, y):

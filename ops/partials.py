@@ -17,7 +17,7 @@ class Batch(NamedTuple):
     x: Array
     """(N, V) features."""
     labels: Array | None = None
-    """(N,) int64 class numbers."""
+    """(N,) int64 NumPy array of class numbers."""
     mask: Array | None = None
     """(N, V) bool, true where a value is present; what ``x`` holds elsewhere does not matter."""
 

@@ -68,6 +68,22 @@ def test_logistic_chain_gives_the_oracles_bits():
         np.testing.assert_array_equal(np.asarray(kernels.logistic_chain(*arrays)), found)
 
 
+def test_relu_gives_the_oracles_bits():
+    x, bias = inputs()
+    x[0, :2] = np.nan, -np.inf
+    found = kernels.relu(x, bias)
+    np.testing.assert_array_equal(found, np.maximum(x + bias, 0))
+    delta = inputs(scale=1.0)[0]
+    chained = kernels.relu_chain(delta, found)
+    np.testing.assert_array_equal(chained, np.where(found > 0, delta, 0))
+    for other_x, other_bias, other_delta in libraries(x, bias, delta):
+        other = kernels.relu(other_x, other_bias)
+        np.testing.assert_array_equal(np.asarray(other), found)
+        made = kernels.relu_chain(other_delta, other)
+        np.testing.assert_array_equal(np.asarray(made), chained)
+        assert str(made.dtype).endswith("float32")
+
+
 @pytest.mark.parametrize("units", [1, 15, 16, 1111])
 def test_squared_error(units):
     x, _ = inputs(units=units)
