@@ -23,7 +23,7 @@ def local_steps(
     size: int,
     key: Key,
 ) -> tuple[Tree, Tree, Tree, int, dict[str, Any]]:
-    """Take one step for every ``size`` samples, in the order given; the last may have fewer.
+    """Take steps on at most ``size`` samples each, in the order given; all on as many, up to one.
 
     Parameters
     ----------
@@ -46,8 +46,9 @@ def local_steps(
     scratch = Scratch()
     stats: dict[str, Any] = {}
     n = batch.x.shape[0]
-    for start in range(0, n, size):
-        part = take(batch, start, min(start + size, n))
+    steps = -(-n // size)
+    for step in range(steps):
+        part = take(batch, n * step // steps, n * (step + 1) // steps)
         partial, carry = models.gradient(model, params, part, key, carry, buffers, scratch)
         optimisers.update_in_place(optimiser, rates, partial.total, partial.n, state, params)
         stats = add_stats(stats, partial.stats)

@@ -58,6 +58,13 @@ def test_weights_are_addressed_so_that_a_wider_model_begins_alike():
     )
 
 
+def test_layers_of_one_size_begin_with_different_weights():
+    model = DBN(layers=(Dense(units=V), Dense(units=V), Softmax(classes=V)))
+    for net in (models.init(model, V, KEY), models.start_net(model, None, V, KEY)):
+        assert (net[0].weights != net[1].weights).all()
+        assert (net[1].weights != net[2].weights).all()
+
+
 def test_a_net_starts_from_pretrained_layers_and_a_small_softmax():
     params = pretrained()
     net = models.start_net(NET, params[:2], V, KEY)

@@ -84,20 +84,30 @@ def test_sampled_chains_reach_the_exact_mean(kind):
     np.testing.assert_allclose(v.mean(0), exact, atol=5 * v.std() / n**0.5)
 
 
+def one_sweep(model, params, v, hs):
+    """Return all hidden states' probabilities given each row of ``v``, and the means below."""
+    h = rbm.hidden_mean(params, v)
+    p = np.prod(hs * h[:, None] + (1 - hs) * (1 - h[:, None]), -1)
+    return p, rbm.visible_mean(model, params, hs)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
-def test_cd1_has_the_expectation_that_enumeration_gives(kind):
-    model, params = RBM(hidden=3, visible_units=kind), small_params(dtype=np.float32)
+def test_cd_has_the_expectation_that_enumeration_gives(kind, steps):
+    model = RBM(hidden=3, visible_units=kind, gibbs_steps=steps)
+    params = small_params(scale=1.5, dtype=np.float32)
     copies, v0 = 20_000, data(3, kind=kind)
     hs, h0 = states(3).astype(np.float32), rbm.hidden_mean(params, v0)
-    p = np.prod(hs * h0[:, None] + (1 - hs) * (1 - h0[:, None]), -1)  # (sample, state)
-    v1 = rbm.visible_mean(model, params, hs)
+    p, v1 = one_sweep(model, params, v0, hs)  # (sample, state), (state, visible)
+    error = np.einsum("ns,nsi->", p, (v0[:, None] - v1) ** 2)
+    for _ in range(steps - 1):
+        p = p @ one_sweep(model, params, v1, hs)[0]
     h1 = rbm.hidden_mean(params, v1)
     exact = RBMParams(
         np.einsum("ns,si,sj->ij", p, v1, h1) - v0.T @ h0,
         (p @ v1 - v0).sum(0),
         (p @ h1 - h0).sum(0),
     )
-    error = np.einsum("ns,nsi->", p, (v0[:, None] - v1) ** 2)
     batch = Batch(np.arange(3 * copies), np.repeat(v0, copies, 0))
     partial, _ = contrastive_divergence(model, params, batch, Key(2))
     assert partial.n == 3 * copies
