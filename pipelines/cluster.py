@@ -11,6 +11,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from deepstrata.pipelines import environment
 from deepstrata.schemas.errors import ClusterError
+from deepstrata.storage import stores
 
 CONNECT_SECONDS = 10
 DASHBOARD_PORT = 8787
@@ -53,7 +54,6 @@ def _threads(workers: int | None) -> LocalCluster:
         n_workers=1,
         threads_per_worker=workers or os.cpu_count() or 1,
         processes=False,
-        host="127.0.0.1",
         dashboard_address=_dashboard(),
     )
 
@@ -122,6 +122,16 @@ def connect(cluster: str = "local", workers: int | None = None) -> Iterator[Clie
         yield client
 
 
+def dashboard(client: Client) -> str | None:
+    """Return the address of the dashboard; of an in-process cluster, where it really listens."""
+    if not address_of(client).startswith("inproc"):
+        link: str | None = client.dashboard_link
+        return link
+    scheduler = client.cluster.scheduler
+    server = getattr(scheduler, "http_server", None)
+    return f"http://{server.address}:{server.port}/status" if server is not None else None
+
+
 def check(client: Client) -> dict[str, Any]:
     """Prepare the workers and check that they run the same code; return one's description.
 
@@ -163,6 +173,22 @@ def check(client: Client) -> dict[str, Any]:
                 )
     description: dict[str, Any] = first
     return description
+
+
+def check_shared(client: Client, url: str) -> None:
+    """Check that every worker sees a file that the client has written.
+
+    Raises
+    ------
+    ClusterError
+        A worker does not.
+    """
+    for address, seen in client.run(stores.exists, url).items():
+        if not seen:
+            raise ClusterError(
+                f"worker {address} does not see {url}: the run directory must be on storage that "
+                "the client and all workers reach under the same path or URL (--out)"
+            )
 
 
 def address_of(client: Client) -> str:

@@ -10,7 +10,7 @@ import cloudpickle
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
-from deepstrata.schemas.datasets import DatasetSource
+from deepstrata.schemas.datasets import DatasetSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.pipelines import Pipeline
 
@@ -56,7 +56,16 @@ def load_pipeline(spec: str, data: str | None = None) -> Pipeline:
         return pipeline
     if isinstance(pipeline.source, DatasetSource):
         raise DeclarationError(f"{spec}: reads a dataset handed over in Python, not --data")
-    return pipeline.replace(**{"source.path": data})
+    return pipeline.replace(**{"source.path": _store_in(pipeline, data)})
+
+
+def _store_in(pipeline: Pipeline, data: str) -> str:
+    """Return ``data``, or the one Zarr store in it where it is a folder around a store."""
+    stores = sorted(Path(data).glob("*.zarr")) if "://" not in data else []
+    whole = any((Path(data) / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
+    if isinstance(pipeline.source, ZarrSource) and len(stores) == 1 and not whole:
+        return str(stores[0])
+    return data
 
 
 def _find(spec: str) -> object:

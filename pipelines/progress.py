@@ -231,8 +231,8 @@ class TerminalProgress:
 
     def _finished(self, event: StageFinished) -> None:
         """Turn the bar into a line that stays."""
-        self._bars.remove_task(self._task(event.stage))
-        del self._tasks[event.stage]
+        if event.stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(event.stage))
         name = f"{plain(event.stage):10} "
         outcome = self._tell.outcome(event)
         self.console.print(Text.assemble((name, "bold"), (f"{self._done} ", "green"), outcome))

@@ -2,7 +2,8 @@
 
 An epoch visits the shards in a keyed order, ``shards`` of them side by side: a group. Each shard of
 a group is read once, its rows are put in a keyed order, and round after round takes the next rows
-of every shard of the group until the longest is used up.
+of every shard of the group until the longest is used up. Rounds of a group have as many rows, up to
+one, so that no step is taken on a small rest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ class Round(NamedTuple):
 
 @singledispatch
 def rows_per_shard(strategy: Strategy) -> int:
-    """Return how many samples of each shard a round uses."""
+    """Return how many samples of each shard a round uses at most; rounds of a group are even."""
     raise TypeError(f"no rule for a {type(strategy).__name__}")
 
 
@@ -67,8 +68,9 @@ def epoch_rounds(
     total, done, index = sum(counts), 0, first
     for i, (shards, held) in enumerate(groups):
         longest = max(held)
-        for start in range(0, longest, step):
-            stop = min(start + step, longest)
+        pieces = -(-longest // step)
+        for piece in range(pieces):
+            start, stop = longest * piece // pieces, longest * (piece + 1) // pieces
             rows = sum(min(stop, n) - min(start, n) for n in held)
             ends_group = stop == longest
             yield Round(

@@ -200,10 +200,12 @@ def _execute(
     path: str, manifest: RunManifest, client: Client, data: Any, observer: Observer
 ) -> Run:
     """Run every stage, writing the manifest as each is finished."""
-    if client.dashboard_link:
-        observer(Notice(f"dashboard: {client.dashboard_link}"))
+    address = cluster.dashboard(client)
+    if address:
+        observer(Notice(f"dashboard: {address}"))
     with runs.lock(path):
         runs.write_manifest(path, manifest)
+        cluster.check_shared(client, runs.manifest_url(path))
         state = _State(path, manifest, client, observer)
         try:
             state.go(data)

@@ -98,7 +98,7 @@ class DatasetReader:
     def narrow(self, start: int, stop: int) -> "DatasetReader":
         """Return a reader whose graph holds what these rows need, and nothing else."""
         here = slice(start - self.offset, stop - self.offset)
-        (dataset,) = optimize(self.dataset.isel({self.sample_dim: here}))  # type: ignore[no-untyped-call]
+        (dataset,) = optimize(self.dataset.isel({self.sample_dim: here}))
         return replace(self, dataset=dataset, offset=start)
 
     def read(self, start: int, stop: int, names: Iterable[str]) -> Arrays:
@@ -108,7 +108,7 @@ class DatasetReader:
         rows = self.dataset.isel({self.sample_dim: here})
         variables = [rows.variables[n].transpose(self.sample_dim, ...).data for n in wanted]
         try:
-            computed = compute(*variables, scheduler="synchronous")  # type: ignore[no-untyped-call]
+            computed = compute(*variables, scheduler="synchronous")
         except DeepstrataError:
             raise
         except Exception as error:

@@ -50,15 +50,20 @@ def open_run_directory(path: str) -> str:
     url = stores.absolute(path)
     if not stores.exists(url):
         raise StorageError(f"{path}: no such run directory")
-    if not stores.exists(stores.join(url, MANIFEST)):
+    if not stores.exists(manifest_url(url)):
         raise StorageError(f"{path}: not a run directory: expected a {MANIFEST} in it")
     return url
+
+
+def manifest_url(path: str) -> str:
+    """Return the file that makes a directory a run."""
+    return stores.join(path, MANIFEST)
 
 
 def write_manifest(path: str, manifest: RunManifest) -> None:
     """Write ``run.json`` whole, and the pipeline beside it for reading and running again."""
     stores.write_bytes(stores.join(path, PIPELINE), manifest.pipeline.to_json().encode())
-    stores.write_bytes(stores.join(path, MANIFEST), manifest.to_json().encode())
+    stores.write_bytes(manifest_url(path), manifest.to_json().encode())
 
 
 def read_manifest(path: str) -> RunManifest:
@@ -71,7 +76,7 @@ def read_manifest(path: str) -> RunManifest:
     DeclarationError
         The file is damaged, or of a format version from the future.
     """
-    url = stores.join(open_run_directory(path), MANIFEST)
+    url = manifest_url(open_run_directory(path))
     return RunManifest.from_json(stores.read_bytes(url), where=url)
 
 

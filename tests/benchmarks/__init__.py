@@ -1,0 +1,1 @@
+"""Speed, measured: each module is a command that prints medians and ratios from one run."""

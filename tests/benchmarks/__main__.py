@@ -1,0 +1,5 @@
+"""All benchmarks, one after the other: ``python -m tests.benchmarks``."""
+
+from tests.benchmarks import cd1
+
+cd1.main()
