@@ -20,7 +20,7 @@ from deepstrata.pipelines.progress import (
 )
 
 
-class Time:
+class Watch:
     """A clock that is wound by hand."""
 
     def __init__(self) -> None:
@@ -61,10 +61,10 @@ def test_a_pipe_gets_lines() -> None:
 
 
 def test_lines_come_now_and_then_with_what_is_left() -> None:
-    time, stream = Time(), io.StringIO()
-    observer = LineProgress(stream, every=2.0, now=time)
+    watch, stream = Watch(), io.StringIO()
+    observer = LineProgress(stream, every=2.0, now=watch)
     for done in range(1, 41):
-        time.now += 0.5
+        watch.now += 0.5
         observer(progress(done))
     lines = stream.getvalue().splitlines()
     assert len(lines) == 10
@@ -74,19 +74,19 @@ def test_lines_come_now_and_then_with_what_is_left() -> None:
 
 
 def test_the_time_left_of_a_resumed_stage_counts_only_what_was_watched() -> None:
-    clock = Time()
-    clock = Clock(time)
+    watch = Watch()
+    clock = Clock(watch)
     assert clock.left(50, 100) is None
-    time.now += 10
+    watch.now += 10
     assert clock.left(60, 100) == pytest.approx(40)
 
 
 def test_each_part_has_a_clock_of_its_own() -> None:
-    time, stream = Time(), io.StringIO()
-    observer = LineProgress(stream, every=0.0, now=time)
+    watch, stream = Watch(), io.StringIO()
+    observer = LineProgress(stream, every=0.0, now=watch)
     for part in ("layer 1 of 2", "layer 2 of 2"):
         for done in (1, 51):
-            time.now += 50.0
+            watch.now += 50.0
             observer(progress(done, part))
     assert stream.getvalue().count("49 s left") == 2
 
@@ -161,10 +161,10 @@ def test_a_notebook_gets_one_table_that_is_updated(monkeypatch: pytest.MonkeyPat
         return Handle()
 
     monkeypatch.setattr(display, "display", show)
-    clock = Time()
-    with NotebookProgress(now=time) as observer:
+    watch = Watch()
+    with NotebookProgress(now=watch) as observer:
         for event in [*EVENTS, Notice("<script>")]:
-            time.now += 1.0
+            watch.now += 1.0
             observer(event)
     assert len(shown) == len(EVENTS) + 2
     assert "20/100" in shown[3]
