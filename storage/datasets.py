@@ -134,6 +134,8 @@ def open_dataset(
     except (KeyError, ValueError, TypeError) as error:
         raise SchemaError(f"{path}: xarray cannot read this group: {_text(error)}") from error
     dataset.attrs.pop(COMPLETE, None)
+    # A directory is listed in any order; what "the first variable" is must not depend on that.
+    dataset = dataset[sorted(dataset.data_vars, key=str)]
     return _chunked(dataset) if chunked else dataset
 
 
@@ -178,7 +180,7 @@ def describe(dataset: xr.Dataset, sample_dim: str | None = None) -> DatasetSchem
     Parameters
     ----------
     dataset
-        The dataset; its data variables and its coordinates are described, in this order.
+        The dataset; its data variables and then its coordinates are described, sorted by name.
     sample_dim
         The dimension that counts samples; by default the first dimension of the first data
         variable that has any.
@@ -192,7 +194,7 @@ def describe(dataset: xr.Dataset, sample_dim: str | None = None) -> DatasetSchem
         sample_dim = first_dim(dataset)
     elif sample_dim not in dataset.dims:
         raise SchemaError(f"dataset: no dimension {sample_dim!r}; it has {_listed(dataset.dims)}")
-    names = [*dataset.data_vars, *dataset.coords]
+    names = [*sorted(dataset.data_vars, key=str), *sorted(dataset.coords, key=str)]
     variables = tuple(_variable(str(name), dataset.variables[name]) for name in names)
     return DatasetSchema(sample_dim=sample_dim, variables=variables)
 

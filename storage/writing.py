@@ -223,9 +223,8 @@ def write_rows(path: str, name: str, start: int, values: npt.NDArray[Any]) -> No
     """
     path = stores.absolute(path)
     with _writing(path, f"variable {name!r}"):
-        array = zarr.open_array(
-            path, path=name, mode="r+", zarr_format=3, config={"write_empty_chunks": True}
-        )
+        opened = zarr.open_array(path, path=name, mode="r+", zarr_format=3)
+        array = opened.with_config({"write_empty_chunks": True})
     shard = (array.shards or array.chunks)[0]
     stop = start + len(values)
     where = f"{path}: variable {name!r}, rows {start} to {stop}"

@@ -1,11 +1,11 @@
 """Formats that can be ingested: an open table of functions, one for each name."""
 
+from deepstrata.storage.formats.arrays import open_npy, open_npz
 from deepstrata.storage.formats.base import Content, Format
-from deepstrata.storage.formats.csv import open_csv
 from deepstrata.storage.formats.digits import open_digits
 from deepstrata.storage.formats.idx import open_idx
-from deepstrata.storage.formats.numpy import open_npy, open_npz
-from deepstrata.storage.formats.xarray import open_netcdf, open_zarr
+from deepstrata.storage.formats.labelled import open_netcdf, open_zarr
+from deepstrata.storage.formats.table import open_csv
 
 __all__ = ["FORMATS", "Content", "Format"]
 

@@ -14,12 +14,19 @@ SIDE, SAMPLES, CLASSES = 8, 1797, 10
 def open_digits(source: str | None, sample_dim: str | None) -> Content:
     """Open the digits; see ``Format``. ``image`` holds 0 to 16, ``label`` 0 to 9."""
     if source is not None:
-        raise SchemaError(f"format 'digits': brings its own data; expected no path, found {source!r}")
+        raise SchemaError(
+            f"format 'digits' brings its own data: expected no path, found {source!r}"
+        )
     dim = sample_dim or SAMPLE
     template = {
         "image": placeholder((dim, "y", "x"), (SAMPLES, SIDE, SIDE), np.uint8, valid_range=[0, 16]),
-        "label": placeholder((dim,), (SAMPLES,), np.uint8, flag_values=list(range(CLASSES)),
-                             flag_meanings=" ".join(str(i) for i in range(CLASSES))),
+        "label": placeholder(
+            (dim,),
+            (SAMPLES,),
+            np.uint8,
+            flag_values=list(range(CLASSES)),
+            flag_meanings=" ".join(str(i) for i in range(CLASSES)),
+        ),
     }
     attrs = {"title": "Optical recognition of handwritten digits (scikit-learn's load_digits)"}
     return Content(xr.Dataset(template, attrs=attrs), dim, _blocks)

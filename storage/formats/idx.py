@@ -6,6 +6,7 @@ Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits" (1998
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -92,18 +93,19 @@ def open_idx(source: str | None, sample_dim: str | None) -> Content:
     path, dim = required(source, "idx"), sample_dim or SAMPLE
     if not path.is_dir():
         return _content([_pair(path)], dim, {})
-    pairs, attrs = [], {}
+    pairs: list[Pair] = []
+    found: list[str] = []
     for subset, prefixes in SUBSETS.items():
         images = _images(path, prefixes)
         if images is not None:
-            attrs[subset] = len(pairs)
+            found.append(subset)
             pairs.append(_pair(images))
-    if "train" not in attrs:
+    if "train" not in found:
         raise SchemaError(
             f"{path}: no idx files: expected train-images-idx3-ubyte, train-labels-idx1-ubyte, "
             "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each with or without .gz"
         )
-    return _content(pairs, dim, {index: subset for subset, index in attrs.items()})
+    return _content(pairs, dim, dict(enumerate(found)))
 
 
 def _images(directory: Path, prefixes: tuple[str, ...]) -> Path | None:
@@ -152,8 +154,11 @@ def _content(pairs: list[Pair], dim: str, subsets: dict[int, str]) -> Content:
         variables["label"] = placeholder((dim,), (samples,), _native(first.labels))
     if subsets:
         variables["subset"] = placeholder(
-            (dim,), (samples,), np.int8,
-            flag_values=list(subsets), flag_meanings=" ".join(subsets.values()),
+            (dim,),
+            (samples,),
+            np.int8,
+            flag_values=list(subsets),
+            flag_meanings=" ".join(subsets.values()),
         )
     return Content(xr.Dataset(variables), dim, lambda rows: _blocks(pairs, set(variables), rows))
 
@@ -163,45 +168,35 @@ def _native(idx: Idx) -> np.dtype[Any]:
 
 
 def _blocks(pairs: list[Pair], names: set[str], rows: int) -> Iterator[Rows]:
-    # A block may end one pair and begin the next: blocks have to be whole shards.
-    waiting: list[Rows] = []
-    have = 0
-    for index, pair in enumerate(pairs):
-        for piece in _pieces(pair, rows, lambda: rows - have):
-            count = len(piece["image"])
-            if "subset" in names:
-                piece["subset"] = np.full(count, index, np.int8)
-            waiting.append(piece)
-            have += count
-            if have == rows:
-                yield _joined(waiting)
-                waiting, have = [], 0
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(pieces: list[Rows]) -> Rows:
-    if len(pieces) == 1:
-        return pieces[0]
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _pieces(pair: Pair, rows: int, room: Any) -> Iterator[Rows]:
+    ends = list(accumulate(pair.images.shape[0] for pair in pairs))
     with ExitStack() as stack:
-        files: dict[str, tuple[Idx, IO[bytes]]] = {}
-        for name, idx in (("image", pair.images), ("label", pair.labels)):
-            if idx is not None:
-                file = stack.enter_context(opened(idx.path))
-                read_exactly(file, idx.header, idx.path, 0, idx.total)
-                files[name] = (idx, file)
-        start, samples = 0, pair.images.shape[0]
-        while start < samples:
-            count = min(room(), samples - start)
-            yield {name: _read(idx, file, start, count) for name, (idx, file) in files.items()}
-            start += count
-        for idx, file in files.values():
+        files = [_opened(pair, stack) for pair in pairs]
+        for start in range(0, ends[-1], rows):
+            pieces = []
+            # A block may end one pair and begin the next: blocks have to be whole shards.
+            for index, (end, pair) in enumerate(zip(ends, pairs, strict=True)):
+                first = max(start, end - pair.images.shape[0])
+                count = min(start + rows, end) - first
+                if count > 0:
+                    position = first - (end - pair.images.shape[0])
+                    piece = {n: _read(*f, position, count) for n, f in files[index].items()}
+                    if "subset" in names:
+                        piece["subset"] = np.full(count, index, np.int8)
+                    pieces.append(piece)
+            yield {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        for idx, file in (opened for pair in files for opened in pair.values()):
             if file.read(1):
                 raise SchemaError(f"{idx.path}: too long: expected {idx.total} bytes, found more")
+
+
+def _opened(pair: Pair, stack: ExitStack) -> dict[str, tuple[Idx, IO[bytes]]]:
+    files = {}
+    for name, idx in (("image", pair.images), ("label", pair.labels)):
+        if idx is not None:
+            file = stack.enter_context(opened(idx.path))
+            read_exactly(file, idx.header, idx.path, 0, idx.total)
+            files[name] = (idx, file)
+    return files
 
 
 def _read(idx: Idx, file: IO[bytes], start: int, count: int) -> Any:

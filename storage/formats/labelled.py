@@ -40,7 +40,10 @@ def open_netcdf(source: str | None, sample_dim: str | None) -> Content:
     path = required(source, "netcdf")
     try:
         dataset = xr.open_dataset(
-            path, chunks=None, cache=False, decode_timedelta=CFTimedeltaCoder(decode_via_units=False)
+            path,
+            chunks=None,
+            cache=False,
+            decode_timedelta=CFTimedeltaCoder(decode_via_units=False),
         )
     except ImportError as error:
         raise StorageError(f"{path}: no engine for netCDF: {INSTALL} ({error})") from None
