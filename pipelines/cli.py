@@ -394,7 +394,7 @@ def _carry_out(
     table = results_table(done.manifest, path, done.report)
     console_for(sys.stderr if as_json else sys.stdout).print(table)
     if as_json:
-        click.echo(json.dumps(_summary(done.manifest, path)))
+        click.echo(json.dumps(_summary(done.manifest, done.path)))
 
 
 def _summary(manifest: "RunManifest", path: str) -> dict[str, Any]:
