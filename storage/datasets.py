@@ -135,7 +135,8 @@ def open_dataset(
         raise SchemaError(f"{path}: xarray cannot read this group: {_text(error)}") from error
     dataset.attrs.pop(COMPLETE, None)
     # A directory is listed in any order; what "the first variable" is must not depend on that.
-    dataset = dataset[sorted(dataset.data_vars, key=str)]
+    found = {name: dataset.variables[name] for name in sorted(dataset.data_vars, key=str)}
+    dataset = dataset.drop_vars(list(found)).assign(found)
     return _chunked(dataset) if chunked else dataset
 
 
