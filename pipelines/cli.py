@@ -199,7 +199,8 @@ def cli() -> None:
 def ingest(format: str, source: str, dest: str, sample_dim: str | None) -> None:
     """Write files of another format as Zarr, in shards of a good size.
 
-    DEST becomes a Zarr v3 group. FORMAT is one of idx (the four files of an MNIST-like set, gzipped or not), npy, npz, csv,
+    DEST becomes a Zarr v3 group. FORMAT is one of idx (the four files of an MNIST-like set,
+    gzipped or not), npy, npz, csv,
     netcdf, zarr and digits (scikit-learn's, which need no SOURCE: give "-").
     """
     from deepstrata.pipelines.report.terminal import console_for, schema_table
@@ -230,7 +231,8 @@ def recipes() -> None:
 def plan(pipeline: str, data: str | None, changes: dict[str, Any], as_json: bool) -> None:
     """Say what a pipeline will do, before anything runs.
 
-    Shards, rounds, tasks, bytes read, and the peak memory of a worker. Nothing runs, and of the data only its metadata is read.
+    Shards, rounds, tasks, bytes read, and the peak memory of a worker. Nothing runs, and of the
+    data only its metadata is read.
     """
     from deepstrata.pipelines.planning import plan as make_plan
 
@@ -263,7 +265,8 @@ def run(
 ) -> None:
     """Run a pipeline.
 
-    It leaves a run directory: checkpoints, model, codes, history and a report in HTML. Ctrl-C stops it; `deepstrata resume RUN` goes on from the last checkpoint.
+    It leaves a run directory: checkpoints, model, codes, history and a report in HTML. Ctrl-C
+    stops it; `deepstrata resume RUN` goes on from the last checkpoint.
     """
     from deepstrata.pipelines.run import run as start
     from deepstrata.storage import runs
@@ -291,7 +294,8 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint.
 
-    It comes to the same weights, bit for bit, as without the stop. With --set, the stages that depend on the change are run again and all others are kept.
+    It comes to the same weights, bit for bit, as without the stop. With --set, the stages that
+    depend on the change are run again and all others are kept.
     """
     from deepstrata.pipelines.run import resume as go_on
     from deepstrata.storage import runs
@@ -413,18 +417,25 @@ def _summary(manifest: "RunManifest", path: str) -> dict[str, Any]:
 def _connected(cluster: str, workers: int | None) -> Iterator["Client"]:
     from deepstrata.pipelines.cluster import KINDS, connect
 
+    if cluster not in KINDS:
+        with connect(cluster, workers) as client:
+            yield client
+        return
     with ExitStack() as stack:
-        if cluster in KINDS:
-            with _workers_ignore_interrupts():
-                client = stack.enter_context(connect(cluster, workers))
-        else:
+        with _workers_ignore_interrupts():
             client = stack.enter_context(connect(cluster, workers))
         try:
             yield client
         except KeyboardInterrupt:
             # The cluster is closed in the middle of its work: what it says of that is no news.
             logging.disable(logging.CRITICAL)
+            client.run(_fall_silent, wait=False)
             raise
+
+
+async def _fall_silent() -> None:
+    """Log no more in this process."""
+    logging.disable(logging.CRITICAL)
 
 
 @contextmanager
