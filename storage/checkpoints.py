@@ -14,13 +14,17 @@ from safetensors.numpy import load as parse
 from safetensors.numpy import save as serialise
 
 from deepstrata.schemas._base import Document
-from deepstrata.schemas.errors import DeepstrataError, StorageError
+from deepstrata.schemas.errors import DeclarationError, StorageError
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import stores
-from deepstrata.storage.digests import digest
+from deepstrata.storage.digests import canonical, digest
 
 DOCUMENT = "checkpoint.json"
 DIGITS = 8
+
+
+class DamagedError(StorageError):
+    """A file was read, and does not hold what was once written to it."""
 
 
 class Checkpoint(Document):
@@ -65,10 +69,25 @@ def save_part(url: str, tree: Tree) -> str:
     -------
     str
         The SHA-256 of its content. Writing the same tree twice leaves the same bytes.
+
+    Raises
+    ------
+    StorageError
+        A leaf is not a NumPy array of numbers, or the file cannot be written.
     """
-    flat = {name: np.asarray(leaf, order="C") for name, leaf in flatten(tree).items()}
+    flat = {name: _host(url, name, leaf) for name, leaf in flatten(tree).items()}
     stores.write_bytes(url, serialise(flat))
     return digest(flat)
+
+
+def _host(url: str, name: str, leaf: Any) -> np.ndarray[Any, Any]:
+    if not isinstance(leaf, np.ndarray | np.generic) or leaf.dtype.kind not in "biuf":
+        kind = f"{type(leaf).__module__}.{type(leaf).__qualname__}"
+        raise StorageError(
+            f"{url}: array {name!r}: expected a NumPy array of numbers, found a {kind} "
+            f"({getattr(leaf, 'dtype', 'no dtype')}); bring it to the host first"
+        )
+    return canonical(np.asarray(leaf))
 
 
 def load_arrays(url: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -83,7 +102,7 @@ def load_arrays(url: str) -> dict[str, np.ndarray[Any, Any]]:
     try:
         return {name: np.array(array) for name, array in parse(data).items()}
     except Exception as error:
-        raise StorageError(f"{url}: damaged, not a safetensors file ({error})") from None
+        raise DamagedError(f"{url}: damaged, not a safetensors file ({error})") from None
 
 
 def load_part(url: str, like: Tree, expected_digest: str | None = None) -> Tree:
@@ -103,7 +122,7 @@ def load_part(url: str, like: Tree, expected_digest: str | None = None) -> Tree:
     """
     flat = load_arrays(url)
     if expected_digest is not None and digest(flat) != expected_digest:
-        raise StorageError(
+        raise DamagedError(
             f"{url}: damaged: expected content {expected_digest[:12]}, found {digest(flat)[:12]}"
         )
     return unflatten(like, flat, url)
@@ -128,17 +147,24 @@ def read(url: str) -> Checkpoint | None:
     """Return the checkpoint at ``url`` if it is complete, else None.
 
     Complete means: the document is whole, and every part holds what the document says.
+
+    Raises
+    ------
+    StorageError
+        What is there cannot be read; a checkpoint is never passed over for that.
     """
     if not stores.exists(stores.join(url, DOCUMENT)):
         return None
+    text = stores.read_bytes(stores.join(url, DOCUMENT))
     try:
-        sealed = _Sealed.from_json(stores.read_bytes(stores.join(url, DOCUMENT)))
+        sealed = _Sealed.from_json(text)
         if sealed.seal != _seal(sealed.checkpoint):
             return None
         for name, expected in sealed.checkpoint.parts.items():
-            if digest(load_arrays(part_url(url, name))) != expected:
+            part = part_url(url, name)
+            if not stores.exists(part) or digest(load_arrays(part)) != expected:
                 return None
-    except DeepstrataError:
+    except (DeclarationError, DamagedError):
         return None
     return sealed.checkpoint
 
@@ -158,12 +184,15 @@ def latest(directory: str) -> Checkpoint | None:
 
 
 def prune(directory: str, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints that have a document; at least one stays."""
-    done = [
-        name
-        for name in _numbered(directory)
-        if stores.exists(stores.join(directory, name, DOCUMENT))
-    ]
-    for name in done[: -max(keep, 1)]:
+    """Remove all that is older than the ``keep`` newest complete checkpoints; at least one stays.
+
+    What is newer than the newest complete one stays as well: it may still be being written.
+    """
+    names = _numbered(directory)
+    kept = 0
+    while names and kept < max(keep, 1):
+        kept += read(stores.join(directory, names.pop())) is not None
+    for name in names if kept else ():
+        # First what completes it, so that a removal that is interrupted leaves nothing whole.
         stores.remove(stores.join(directory, name, DOCUMENT))
         stores.remove(stores.join(directory, name))

@@ -135,8 +135,8 @@ def open_dataset(
         raise SchemaError(f"{path}: xarray cannot read this group: {_text(error)}") from error
     dataset.attrs.pop(COMPLETE, None)
     # A directory is listed in any order; what "the first variable" is must not depend on that.
-    found = {name: dataset.variables[name] for name in sorted(dataset.data_vars, key=str)}
-    dataset = dataset.drop_vars(list(found)).assign(found)
+    data = {name: dataset.variables[name] for name in sorted(dataset.data_vars, key=str)}
+    dataset = dataset.drop_vars(list(data)).assign(data)
     return _chunked(dataset) if chunked else dataset
 
 

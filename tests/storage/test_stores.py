@@ -33,7 +33,8 @@ def test_a_missing_file_is_named(place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "advice"), [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")]
+    ("code", "advice"),
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "the file system is read-only")],
 )
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
