@@ -118,7 +118,9 @@ class DatasetReader:
 
 def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return an array in C order and this machine's byte order; the same one if it already is."""
-    return np.asarray(values, dtype=values.dtype.newbyteorder("="), order="C")
+    # Variable-length text has no byte order, and does not take the question kindly.
+    dtype = values.dtype if values.dtype.kind == "T" else values.dtype.newbyteorder("=")
+    return np.asarray(values, dtype=dtype, order="C")
 
 
 def unreadable(where: str, name: str, start: int, stop: int, error: Exception) -> StorageError:
