@@ -1,14 +1,17 @@
 """Which library computes: the array's own. CuPy is imported here only, and late."""
 
+import importlib.util
 import math
+import os
 from typing import Any, Literal
 
 import array_api_compat
 import numpy as np
 
 from deepstrata.schemas.errors import ClusterError
-from deepstrata.schemas.trees import Array
+from deepstrata.schemas.trees import Array, Tree, tree_map
 
+Backend = Literal["numpy", "cupy"]
 Namespace = Any  #: a module of the array API standard
 
 
@@ -36,7 +39,7 @@ def to_numpy(x: Array) -> Array:
     return x.get() if array_api_compat.is_cupy_array(x) else np.asarray(x)
 
 
-def device_array(x: Array, backend: Literal["numpy", "cupy"]) -> Array:
+def device_array(x: Array, backend: Backend) -> Array:
     """Return ``x`` as an array of ``backend``, copied only where it has to move.
 
     Raises
@@ -54,6 +57,31 @@ def device_array(x: Array, backend: Literal["numpy", "cupy"]) -> Array:
             "install deepstrata[gpu] on every worker"
         ) from None
     return cupy.asarray(x)
+
+
+def cuda_device() -> str | None:
+    """Return the name of the GPU that this process was given, or None.
+
+    A worker of a CUDA cluster is given one by ``CUDA_VISIBLE_DEVICES``; a process without that
+    variable computes on the CPU, whatever the machine has.
+    """
+    if not os.environ.get("CUDA_VISIBLE_DEVICES") or importlib.util.find_spec("cupy") is None:
+        return None
+    import cupy
+
+    if not cupy.cuda.runtime.getDeviceCount():
+        return None
+    return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+
+
+def on_host(tree: Tree) -> Tree:
+    """Return a tree of NumPy arrays."""
+    return tree_map(to_numpy, tree)
+
+
+def on_device(tree: Tree, backend: Backend) -> Tree:
+    """Return a tree of arrays of ``backend``."""
+    return tree_map(lambda leaf: device_array(leaf, backend), tree)
 
 
 def store(value: Array, out: Array | None) -> Array:

@@ -9,12 +9,12 @@ Letters: N samples, V visible units, L layers, K classes.
 
 import math
 from functools import singledispatch
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from deepstrata.ops import dense, rbm
-from deepstrata.ops.backend import Scratch, device_array, namespace, to_numpy
+from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Partial, present
@@ -25,7 +25,6 @@ from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import DBN, RBM, Dense, Model, Softmax
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, tree_map
 
-Backend = Literal["numpy", "cupy"]
 Layer = RBM | Dense | Softmax
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 

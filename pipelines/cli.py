@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 
@@ -395,7 +395,8 @@ def _carry_out(
     click.get_current_context().meta[RUN] = path
     with observer_for(sys.stderr) as observer, _connected(cluster, workers) as client:
         done = work(client, observer)
-    table = results_table(done.manifest, path, done.report)
+    report = done.report and done.report.replace(done.path, path, 1)
+    table = results_table(done.manifest, path, report)
     console_for(sys.stderr if as_json else sys.stdout).print(table)
     if as_json:
         click.echo(json.dumps(_summary(done.manifest, done.path)))
@@ -429,7 +430,8 @@ def _connected(cluster: str, workers: int | None) -> Iterator["Client"]:
         except KeyboardInterrupt:
             # The cluster is closed in the middle of its work: what it says of that is no news.
             logging.disable(logging.CRITICAL)
-            client.run(_fall_silent, wait=False)
+            with suppress(OSError):  # a worker that is gone is silent
+                client.run(_fall_silent, wait=False)
             raise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from deepstrata.ops.backend import cuda_device
 from deepstrata.schemas.runs import Environment
 
 #: Packages whose version is noted for people.
@@ -66,7 +67,7 @@ def describe() -> dict[str, Any]:
         "numpy": package_version("numpy"),
         "numba": package_version("numba"),
         "machine": platform.machine(),
-        "device": "cpu",
+        "device": cuda_device() or "cpu",
     } | blas_bits()
     notes = {name: package_version(name) for name in NOTED} | {
         "python": platform.python_version(),

@@ -6,11 +6,12 @@ data reach a task as files of the run, loaded once per process.
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from deepstrata.ops import backend, models, preprocess
+from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.errors import DataError
@@ -40,17 +41,17 @@ class Saved(NamedTuple):
     digest: str
     like: Tree
 
-    def load(self) -> Tree:
-        """Return the tree; a process reads a file once."""
-        return _load(self)
+    def load(self, on: Backend = "numpy") -> Tree:
+        """Return the tree as arrays of a backend; a process reads a file once."""
+        return _load(self, on)
 
     def __hash__(self) -> int:
         return hash((self.path, self.digest))
 
 
 @lru_cache(maxsize=8)
-def _load(saved: Saved) -> Tree:
-    return load_part(saved.path, saved.like, saved.digest)
+def _load(saved: Saved, on: Backend) -> Tree:
+    return backend.on_device(load_part(saved.path, saved.like, saved.digest), on)
 
 
 class Below(NamedTuple):
@@ -76,7 +77,7 @@ class Feed(NamedTuple):
     """Layers whose activations are computed from what is read, from the bottom up."""
     visible_units: str | None = None
     """``bernoulli`` where values must lie in [0, 1]."""
-    backend: Literal["numpy", "cupy"] = "numpy"
+    backend: Backend = "numpy"
 
     def narrow(self, shard: Shard) -> "Feed":
         """Return the feed for one shard alone, so that a task carries no more than it reads."""
@@ -151,7 +152,7 @@ def load(
     batch = Batch(shard.start + rows, backend.device_array(x, feed.backend), labels, mask)
     with measure("compute"):
         for below in feed.below:
-            code = models.encode(below.model, below.params.load(), batch.x)
+            code = models.encode(below.model, below.params.load(feed.backend), batch.x)
             batch = batch._replace(x=code, mask=None)
     return batch
 

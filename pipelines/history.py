@@ -11,7 +11,7 @@ LONG_NAMES = {
     "squared_error": "squared reconstruction error, summed over a sample",
     "free_energy": "free energy",
     "loss": "cross-entropy",
-    "errors": "share of samples that are misclassified",
+    "error": "share of samples that are misclassified",
     "n": "samples in the round",
 }
 

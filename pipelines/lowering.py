@@ -17,7 +17,7 @@ from deepstrata.pipelines.feeds import STORED, Affine, Below, Feed, Saved
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.model import TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
-from deepstrata.pipelines.training import Trained, Training, train
+from deepstrata.pipelines.training import RATES, Trained, Training, train
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.models import DBN, RBM, Model
 from deepstrata.schemas.runs import StageRecord
@@ -41,7 +41,6 @@ from deepstrata.storage.shards import Shard, shard_grid
 from deepstrata.storage.splits import PARTS
 
 SAMPLE = "sample"
-METRICS = {"errors": "error"}
 
 #: Activations are stored by default while they are not larger than this many bytes ...
 STORE_BYTES = 8 << 30
@@ -84,12 +83,12 @@ def shard_moments(feed: Feed, shard: Shard, whole: bool) -> moments.Moments:
         x, mask = batch.x, batch.mask
         if whole:
             x, mask = x.reshape(-1, 1), None if mask is None else mask.reshape(-1, 1)
-        found: moments.Moments = moments.moments(x, mask)
-        return found
+        return moments.moments(x, mask)
 
 
 def _statistics(stage: Scale | Standardise, context: Context, whole: bool) -> moments.Moments:
     with_rows = [shard for shard in context.grid if context.counts[shard.index][0]]
+    found: moments.Moments
     (found,) = each_shard(
         context, stage.name, shard_moments, with_rows, (whole,), merge=moments.merge
     )
@@ -174,7 +173,9 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
             Training(
                 name=name,
                 part=f"layer {i + 1} of {len(stage.rbms)}" if len(stage.rbms) > 1 else "",
-                settings=Learning(rbm, optimiser, stage.strategy, visible, layer_key),
+                settings=Learning(
+                    rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
+                ),
                 feed=context.feed._replace(visible_units=rbm.visible_units if i == 0 else None),
                 grid=context.grid,
                 counts=context.counts,
@@ -270,7 +271,12 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         name=stage.name,
         part="",
         settings=Learning(
-            model, stage.optimiser, stage.strategy, context.visible, context.stage_key(stage.name)
+            model,
+            stage.optimiser,
+            stage.strategy,
+            context.visible,
+            context.stage_key(stage.name),
+            context.feed.backend,
         ),
         feed=context.feed,
         grid=context.grid,
@@ -327,7 +333,7 @@ def evaluate_shard(
     """Return the sums that measure a model on one part of a shard."""
     batch = feeds.load(feed, shard, part)
     with measure("compute"):
-        return models.evaluate(model, params.load(), batch)
+        return models.evaluate(model, params.load(feed.backend), batch)
 
 
 @lower.register
@@ -354,7 +360,7 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
             url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
             stores.write_bytes(url, json.dumps(np.asarray(confusion).tolist()).encode())
             outputs[f"confusion_{name}"] = url
-        metrics |= {f"{name}_{METRICS.get(k, k)}": float(v) / n for k, v in found.items()}
+        metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
     return StageRecord(
         name=stage.name,
         kind=stage.kind,
@@ -378,10 +384,9 @@ def encode_rows(
     """Write the codes of a run of rows; return how many there are."""
     x = feeds.load(feed, rows, None).x
     with measure("compute"):
-        code = (
-            x if model is None or params is None else models.encode(model, params.load(), x, layer)
-        )
-    writing.write_rows(path, name, rows.start, backend.to_numpy(code))
+        if model is not None and params is not None:
+            x = models.encode(model, params.load(feed.backend), x, layer)
+    writing.write_rows(path, name, rows.start, backend.to_numpy(x))
     return rows.stop - rows.start
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import xarray as xr
 from distributed import Client
 
+from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import cluster, environment, meter, sources
 from deepstrata.pipelines.context import Context, digest_of, stage_digest
 from deepstrata.pipelines.events import (
@@ -272,13 +273,16 @@ class _State:
             pipeline=pipeline,
             path=self.path,
             observer=self.observer,
-            feed=sources.feed_of(pipeline, opened),
+            feed=sources.feed_of(pipeline, opened, self._backend()),
             grid=opened.grid,
             visible=opened.visible,
             coords=opened.coords,
             chain=stage_digest(pipeline.source, str(pipeline.seed), stage_digest(split)),
             records=list(self.done.values()),
         )
+
+    def _backend(self) -> Backend:
+        return "numpy" if self.manifest.environment.bits["device"] == "cpu" else "cupy"
 
     def _stage(self, stage: Any, context: Context) -> None:
         before = context.record(stage.name)

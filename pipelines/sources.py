@@ -3,10 +3,11 @@
 import json
 import time
 from functools import reduce
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import xarray as xr
 
+from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_digest
 from deepstrata.pipelines.events import Observer, StageFinished, StageStarted
@@ -130,7 +131,7 @@ def ingest_source(
     return found, record
 
 
-def feed_of(pipeline: Pipeline, opened: Opened, device: Literal["numpy", "cupy"] = "numpy") -> Feed:
+def feed_of(pipeline: Pipeline, opened: Opened, device: Backend = "numpy") -> Feed:
     """Return how tasks read the source."""
     split, meanings = split_of(pipeline), None
     if split is not None and split.by is not None:

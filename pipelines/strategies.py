@@ -11,6 +11,7 @@ from functools import singledispatch
 from typing import Any, NamedTuple
 
 from deepstrata.ops import learning, models, optimisers
+from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch, Partial, merge, take
 from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
@@ -19,7 +20,7 @@ from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import DBN, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
-from deepstrata.schemas.trees import Tree, tree_map
+from deepstrata.schemas.trees import Tree, leaves, tree_map
 
 
 class Learning(NamedTuple):
@@ -30,6 +31,7 @@ class Learning(NamedTuple):
     strategy: Strategy
     visible: int
     key: Key
+    backend: Backend = "numpy"
 
 
 class TrainState(NamedTuple):
@@ -110,7 +112,7 @@ def write_round(
 
 def replica_count(settings: Learning) -> int:
     """Return how many replica parts a training has; 0 where nothing stays with a shard's place."""
-    carries = models.carry(settings.model, settings.visible, settings.key) != ()
+    carries = leaves(models.carry(settings.model, settings.visible, settings.key))
     local = isinstance(settings.strategy, LocalSteps)
     return settings.strategy.shards if local or carries else 0
 
@@ -127,8 +129,8 @@ def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
     if isinstance(settings.model, DBN):
-        return models.start_net(settings.model, None, settings.visible, key)
-    return models.init(settings.model, settings.visible, key)
+        return models.start_net(settings.model, None, settings.visible, key, settings.backend)
+    return models.init(settings.model, settings.visible, key, settings.backend)
 
 
 def initial_state(settings: Learning, params: Tree) -> TrainState:
@@ -140,7 +142,8 @@ def initial_state(settings: Learning, params: Tree) -> TrainState:
 def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
     """Return what the shard at ``place`` of a round starts with."""
     local = isinstance(settings.strategy, LocalSteps)
-    carry = models.carry(settings.model, settings.visible, fold(settings.key, "carry", place))
+    key = fold(settings.key, "carry", place)
+    carry = models.carry(settings.model, settings.visible, key, settings.backend)
     return Replica(optimisers.init(settings.optimiser, params) if local else (), carry)
 
 

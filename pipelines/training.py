@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from distributed import Client
 
-from deepstrata.ops import models
+from deepstrata.ops import backend, models
 from deepstrata.ops.partials import Batch, add_stats
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.events import Notice, Observer, Progress
@@ -45,6 +45,7 @@ from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.checkpoints import Checkpoint
 from deepstrata.storage.shards import Shard
 
+RATES = {"errors": "error"}
 KEEP = 2  #: checkpoints of one training whose files are kept
 GROUPS_IN_FLIGHT = 2  #: groups of shards in memory: one computed on, one read ahead
 
@@ -98,7 +99,7 @@ class Training(NamedTuple):
 def begin_state(settings: Learning, start: Saved | None) -> Rounded:
     """Make the state before the first round."""
     with measure("compute"):
-        params = start.load() if start else fresh_params(settings)
+        params = start.load(settings.backend) if start else fresh_params(settings)
         return Rounded(initial_state(settings, params), 0, {})
 
 
@@ -109,12 +110,14 @@ def begin_replica(settings: Learning, rounded: Rounded, place: int) -> Replica:
 
 def save(url: str, part: Rounded | Replica | Local) -> str:
     """Write one part of the state and return its digest."""
-    return checkpoints.save_part(url, part.state if isinstance(part, Rounded) else replica_of(part))
+    tree = part.state if isinstance(part, Rounded) else replica_of(part)
+    return checkpoints.save_part(url, backend.on_host(tree))
 
 
-def load_state(url: str, like: TrainState, digest: str) -> Rounded:
+def load_state(settings: Learning, url: str, like: TrainState, digest: str) -> Rounded:
     """Read the shared part of the state."""
-    return Rounded(checkpoints.load_part(url, like, digest), 0, {})
+    state = checkpoints.load_part(url, like, digest)
+    return Rounded(backend.on_device(state, settings.backend), 0, {})
 
 
 def load_replica(
@@ -122,8 +125,9 @@ def load_replica(
 ) -> Replica:
     """Read the part of the state that stays with a shard's place."""
     example = initial_replica(settings, like.params, place)
-    replica: Replica = checkpoints.load_part(url, example, digest)
-    return replica
+    replica = checkpoints.load_part(url, example, digest)
+    found: Replica = backend.on_device(replica, settings.backend)
+    return found
 
 
 def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
@@ -224,7 +228,7 @@ def _load_states(graph: Graph, training: Training, begin: Checkpoint) -> list[Pa
             return checkpoints.part_url(directory, name), digests[name]
 
         url, digest = place("state")
-        state = graph.call("load-state", (age,), load_state, url, like, digest)
+        state = graph.call("load-state", (age,), load_state, settings, url, like, digest)
         replicas = []
         for i in range(replica_count(settings)):
             url, digest = place(f"replica-{i}")
@@ -363,8 +367,9 @@ def _commit(
 
 
 def _means(n: int, stats: dict[str, Any]) -> dict[str, float]:
+    """Turn sums over samples into means; a sum of ``errors`` becomes the rate ``error``."""
     return {
-        name: float(value) / n
+        RATES.get(name, name): float(value) / n
         for name, value in stats.items()
         if name != "n" and np.ndim(value) == 0 and n
     }

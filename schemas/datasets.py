@@ -29,16 +29,19 @@ class Variable(Declaration):
     @classmethod
     def _known(cls, dtype: str) -> str:
         try:
-            return str(np.dtype(dtype))
-        except TypeError:
-            raise ValueError("not the name of a NumPy dtype") from None
+            return str(np.dtype(dtype).newbyteorder("="))
+        except (TypeError, ValueError, SyntaxError):
+            raise ValueError("expected the name of a NumPy dtype, such as 'float32'") from None
 
     @model_validator(mode="after")
     def _same_rank(self) -> Self:
         for what in ("shape", "chunks"):
             lengths = getattr(self, what)
             if lengths is not None and len(lengths) != len(self.dims):
-                raise ValueError(f"{self.name!r}: {what} {lengths} and dims {self.dims} differ")
+                raise ValueError(
+                    f"variable {self.name!r}: expected a {what} with a number for each of the "
+                    f"dims {self.dims}, found {lengths}"
+                )
         return self
 
 

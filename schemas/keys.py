@@ -6,6 +6,7 @@ global sample row, unit and draw: see ``deepstrata.ops.random``.
 """
 
 from hashlib import blake2b
+from operator import index
 from typing import NamedTuple
 
 
@@ -17,5 +18,7 @@ class Key(NamedTuple):
 
 def fold(key: Key, *path: int | str) -> Key:
     """Return the key of a sub-stream: ``fold(key, "pretrain", layer, round)``."""
-    digest = blake2b(repr((key.seed, path)).encode(), digest_size=8).digest()
+    # NumPy's integers and strings have another repr than Python's, and must not have another key.
+    plain = tuple(str(p) if isinstance(p, str) else int(index(p)) for p in path)
+    digest = blake2b(repr((int(key.seed), plain)).encode(), digest_size=8).digest()
     return Key(int.from_bytes(digest, "little"))

@@ -29,6 +29,15 @@ class RBM(Declaration):
     weight_scale: PositiveFloat = 0.01
     """Standard deviation of the initial weights."""
 
+    @model_validator(mode="after")
+    def _sparse_towards(self) -> Self:
+        if self.sparsity_cost and self.sparsity_target is None:
+            raise ValueError(
+                f"sparsity_cost={self.sparsity_cost} has no effect without a sparsity_target; "
+                "give one, such as 0.05, or leave the cost out"
+            )
+        return self
+
 
 class Dense(Declaration):
     """A fully connected layer."""

@@ -4,9 +4,16 @@ A schedule is a function of the epoch (a float: 1.5 is half-way through the seco
 means the same whatever the batch size or the number of shards in a round.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    Tag,
+    model_validator,
+)
 
 from deepstrata.schemas._base import Declaration
 
@@ -17,15 +24,18 @@ class Steps(Declaration):
     """``values[i]`` from epoch ``boundaries[i - 1]`` on: a piecewise constant."""
 
     kind: Literal["steps"] = "steps"
-    values: tuple[float, ...]
+    values: tuple[NonNegativeFloat, ...]
     boundaries: tuple[Epochs, ...]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.values) != len(self.boundaries) + 1:
-            raise ValueError("expected one more value than boundaries")
+            raise ValueError(
+                f"expected one more value than boundaries, found {len(self.values)} values "
+                f"and {len(self.boundaries)} boundaries"
+            )
         if list(self.boundaries) != sorted(self.boundaries):
-            raise ValueError("boundaries must not fall")
+            raise ValueError(f"expected boundaries in rising order, found {self.boundaries}")
         return self
 
 
@@ -33,8 +43,8 @@ class Linear(Declaration):
     """From ``start`` to ``end`` along a line over ``epochs``, then ``end``."""
 
     kind: Literal["linear"] = "linear"
-    start: float
-    end: float
+    start: NonNegativeFloat
+    end: NonNegativeFloat
     epochs: PositiveFloat
 
 
@@ -42,7 +52,7 @@ class Exponential(Declaration):
     """``start * decay ** epoch``."""
 
     kind: Literal["exponential"] = "exponential"
-    start: float
+    start: NonNegativeFloat
     decay: PositiveFloat
 
 
@@ -50,13 +60,22 @@ class Cosine(Declaration):
     """From ``start`` to ``end`` along half a cosine over ``epochs``, then ``end``."""
 
     kind: Literal["cosine"] = "cosine"
-    start: float
-    end: float = 0.0
+    start: NonNegativeFloat
+    end: NonNegativeFloat = 0.0
     epochs: PositiveFloat
 
 
 Schedule = Annotated[Steps | Linear | Exponential | Cosine, Field(discriminator="kind")]
-Rate = NonNegativeFloat | Schedule
+
+
+def _rate_kind(value: Any) -> str:
+    return "(schedule)" if isinstance(value, dict | Declaration) else "(number)"
+
+
+Rate = Annotated[
+    Annotated[NonNegativeFloat, Tag("(number)")] | Annotated[Schedule, Tag("(schedule)")],
+    Discriminator(_rate_kind),
+]
 
 
 class SGD(Declaration):

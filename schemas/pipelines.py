@@ -3,12 +3,12 @@
 import re
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import DBN, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -24,16 +24,30 @@ from deepstrata.schemas.stages import (
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-RESERVED = ("ingest",)
+#: Without dots, which separate a stage from its field in ``replace``.
+STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+#: Names that a run gives to stages of its own.
+RESERVED = ("ingest", "inspect")
 #: Stages come in this order; those of one rank may be mixed.
 RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Pretrain: 3, FineTune: 3}
 ONCE = (Split, Report)
 
 
+def _check_name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError("expected letters, digits, '_', '.' and '-', the first no punctuation")
+    return name
+
+
+Name = Annotated[
+    str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME})
+]
+
+
 class Pipeline(Document):
     """What is read, what is done with it, and the seed that every random number follows from."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Name
     source: Source
     stages: tuple[Stage, ...]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -45,43 +59,80 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
+        self._check_outputs()
         return self
 
     def _check_names(self) -> None:
         seen: set[str] = set()
         for stage in self.stages:
-            if not re.match(NAME, stage.name):
-                raise ValueError(f"stage name {stage.name!r}: use letters, digits, '_', '.', '-'")
-            if stage.name in RESERVED:
-                raise ValueError(f"stage name {stage.name!r} is reserved")
+            if not re.fullmatch(STAGE_NAME, stage.name):
+                raise ValueError(
+                    f"stage name {stage.name!r}: expected letters, digits, '_' and '-', the first "
+                    "no punctuation"
+                )
+            if stage.name in RESERVED or stage.name in type(self).model_fields:
+                raise ValueError(f"the stage name {stage.name!r} is reserved; choose another")
             if stage.name in seen:
                 raise ValueError(f"two stages are called {stage.name!r}; give one another name")
             seen.add(stage.name)
 
     def _check_order(self) -> None:
-        highest = 0
+        highest, last = 0, ""
         for stage in self.stages:
             rank = RANKS.get(type(stage), highest)
             if rank < highest:
                 raise ValueError(
-                    f"stage {stage.name!r} ({stage.kind}) stands after a stage that needs it: "
+                    f"stage {stage.name!r} ({stage.kind}) stands after {last}; move it up: "
                     "the order is apply, split, scale or standardise, then training"
                 )
-            highest = rank
+            if type(stage) in RANKS:
+                highest, last = rank, f"{stage.name!r} ({stage.kind})"
         for kind in ONCE:
-            if sum(isinstance(stage, kind) for stage in self.stages) > 1:
-                raise ValueError(f"more than one {kind.__name__} stage")
+            names = [stage.name for stage in self.stages if isinstance(stage, kind)]
+            if len(names) > 1:
+                raise ValueError(
+                    f"expected one {kind.__name__} stage at most, found {', '.join(names)}"
+                )
 
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
         model = self.model_of(stage)
         if isinstance(stage, FineTune):
             if not classifies(model):
                 raise ValueError(
-                    f"stage {stage.name!r}: the model has no Softmax on top, "
-                    "so there is nothing to fine-tune it for"
+                    f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                    "to fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
                 )
             if self.source.labels is None:
-                raise ValueError(f"stage {stage.name!r} needs labels; the source names none")
+                raise ValueError(
+                    f"stage {stage.name!r} needs labels, and the source names none: "
+                    "set its labels=... to the variable with the class numbers"
+                )
+        if isinstance(stage, Encode) and stage.layer is not None:
+            start = self.start_of(stage)
+            layers = len(model.layers) if isinstance(model, DBN) else 1
+            layers = len(start.rbms) if isinstance(start, Pretrain) else layers
+            if stage.layer >= layers:
+                raise ValueError(
+                    f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
+                    f"with has the layers 0 to {layers - 1}"
+                )
+
+    def _check_outputs(self) -> None:
+        written: dict[str | None, str] = {}
+        for stage in self.stages:
+            if not isinstance(stage, Encode):
+                continue
+            if stage.path is not None and stage.path == getattr(self.source, "path", None):
+                raise ValueError(
+                    f"stage {stage.name!r} would write over what the source reads, {stage.path}; "
+                    "give it another path"
+                )
+            if stage.path in written:
+                raise ValueError(
+                    f"stages {written[stage.path]!r} and {stage.name!r} both write to "
+                    f"{stage.path or 'codes.zarr in the run directory'}; give one another path"
+                )
+            written[stage.path] = stage.name
 
     def start_of(self, stage: FineTune | Evaluate | Encode) -> Pretrain | FineTune | None:
         """Return the training stage that ``stage`` goes on from; None for a fresh model.
@@ -155,32 +206,28 @@ class Pipeline(Document):
     def _set(self, data: dict[str, Any], path: str, value: Any) -> None:
         first, *rest = path.split(".")
         names = {stage.name: i for i, stage in enumerate(self.stages)}
-        place: Any = data
-        steps = [first, *rest] if first in data and first != "stages" else None
-        if steps is None:
-            if first not in names or not rest:
-                raise DeclarationError(
-                    f"{path}: no such field; expected STAGE.FIELD with one of the stages "
-                    f"{', '.join(names)}, source.FIELD, or seed"
-                )
+        if first in names and rest:
             place, steps = data["stages"][names[first]], rest
+        elif first in data:
+            place, steps = data, [first, *rest]
+        else:
+            raise DeclarationError(
+                f"{path}: no such field; expected STAGE.FIELD with one of the stages "
+                f"{', '.join(names) or '(none)'}, or one of {', '.join(data)}"
+            )
         for step in steps[:-1]:
-            place = _enter(place, step, path)
-        last = steps[-1]
-        _enter(place, last, path)
-        place[int(last) if isinstance(place, list) else last] = value
+            place = place[_index(place, step, path)]
+        place[_index(place, steps[-1], path)] = value
 
 
-def _enter(place: Any, step: str, path: str) -> Any:
-    if isinstance(place, list) and step.isdigit() and int(step) < len(place):
-        return place[int(step)]
+def _index(place: Any, step: str, path: str) -> int | str:
+    if isinstance(place, list) and step.isdecimal() and int(step) < len(place):
+        return int(step)
     if isinstance(place, dict) and step in place:
-        return place[step]
-    there = (
-        ", ".join(place)
-        if isinstance(place, dict)
-        else f"0 to {len(place) - 1}"
-        if isinstance(place, list)
-        else "none"
-    )
-    raise DeclarationError(f"{path}: no field {step!r}; there are: {there}")
+        return step
+    if isinstance(place, dict | list):
+        names = place if isinstance(place, dict) else map(str, range(len(place)))
+        there = f"there are: {', '.join(names) or 'none'}"
+    else:
+        there = f"found {place!r}, which has none"
+    raise DeclarationError(f"{path}: no field {step!r}; {there}")

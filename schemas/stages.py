@@ -6,10 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeInt,
     PlainSerializer,
     PositiveInt,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -31,15 +33,18 @@ def _import(value: Any) -> Any:
         raise ValueError("expected a function or 'module:name'")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import: {error}") from None
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot import {value!r}: {error}") from None
 
 
 def _module_level(value: Any) -> Any:
     value = _import(value)
     name = getattr(value, "__qualname__", "")
     if not callable(value) or "<" in name or "." in name or not name:
-        raise ValueError("expected a function defined at the top level of a module")
+        raise ValueError(
+            "expected a function defined with def at the top level of a module, so that workers "
+            "can find it by its name"
+        )
     return value
 
 
@@ -53,6 +58,15 @@ Function = Annotated[
     PlainSerializer(_name_of, return_type=str),
     WithJsonSchema({"type": "string", "description": "module:name"}),
 ]
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, str | int | float | bool | None):
+        raise ValueError("expected text, a number, a boolean or None")
+    return value
+
+
+Argument = Annotated[str | int | float | bool | None, BeforeValidator(_plain)]
 
 
 class _Stage(Declaration):
@@ -72,7 +86,7 @@ class Apply(_Stage):
 
     kind: Literal["apply"] = "apply"
     function: Function
-    arguments: dict[str, str | int | float | bool | None] = {}
+    arguments: dict[str, Argument] = {}
     """Passed on as keyword arguments."""
 
 
@@ -94,7 +108,10 @@ class Split(_Stage):
     @model_validator(mode="after")
     def _some_left(self) -> Self:
         if self.validation + self.test >= 1:
-            raise ValueError("validation and test leave nothing to train on")
+            raise ValueError(
+                "validation and test leave nothing to train on: expected less than 1 together, "
+                f"found {self.validation} and {self.test}"
+            )
         return self
 
 
@@ -109,7 +126,9 @@ class Scale(_Stage):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if None not in (self.minimum, self.maximum) and not self.minimum < self.maximum:  # type: ignore[operator]
-            raise ValueError("minimum must be below maximum")
+            raise ValueError(
+                f"expected a minimum below the maximum, found {self.minimum} and {self.maximum}"
+            )
         return self
 
 
@@ -132,12 +151,19 @@ class _Train(_Stage):
     """Training and validation samples looked at after every epoch for the learning curves."""
 
 
+def _how_many(value: Any) -> str:
+    return "(each)" if isinstance(value, list | tuple) else "(one)"
+
+
 class Pretrain(_Train):
     """Train the RBMs of a model one by one; each reads the activations of the one below."""
 
     kind: Literal["pretrain"] = "pretrain"
     model: Model
-    optimiser: Optimiser | tuple[Optimiser, ...] = SGD(learning_rate=0.05, momentum=0.5)
+    optimiser: Annotated[
+        Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
+        Discriminator(_how_many),
+    ] = SGD(learning_rate=0.05, momentum=0.5)
     """One for all RBMs, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
     """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
@@ -157,7 +183,10 @@ class Pretrain(_Train):
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if not self.rbms:
-            raise ValueError("the model's first layer is not an RBM: nothing to pretrain")
+            raise ValueError(
+                "expected a model whose first layer is an RBM: there is nothing to pretrain; "
+                "FineTune(model=...) trains one from fresh weights"
+            )
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
             raise ValueError(
                 f"expected one optimiser, or one for each of the {len(self.rbms)} RBMs; "

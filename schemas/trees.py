@@ -90,7 +90,7 @@ def unflatten(like: Tree, flat: Mapping[str, Any], where: str, prefix: str = "")
         for name, child in _children(like)
     }
     if isinstance(like, dict):
-        return below
+        return dict(zip(like, below.values(), strict=True))
     return type(like)(*below.values()) if hasattr(like, "_fields") else tuple(below.values())
 
 

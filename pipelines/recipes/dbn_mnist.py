@@ -40,9 +40,9 @@ pipeline = Pipeline(
             strategy=LocalSteps(batch=100, steps=20, shards=2),
         ),
         FineTune(
-            epochs=40,
+            epochs=30,
             optimiser=SGD(
-                learning_rate=Linear(start=0.1, end=0.001, epochs=40),
+                learning_rate=Linear(start=0.3, end=0.003, epochs=30),
                 momentum=0.9,
                 weight_decay=1e-5,
             ),

@@ -26,9 +26,7 @@ pipeline = Pipeline(
         Pretrain(
             model=RBM(hidden=64, visible_units="gaussian"),
             epochs=60,
-            optimiser=SGD(
-                learning_rate=0.001, momentum=Steps(values=(0.5, 0.9), boundaries=(5,))
-            ),
+            optimiser=SGD(learning_rate=0.001, momentum=Steps(values=(0.5, 0.9), boundaries=(5,))),
             strategy=LocalSteps(batch=25, steps=32, shards=2),
         ),
         Evaluate(),

@@ -81,7 +81,7 @@ def line_chart(chart: Chart) -> Markup:
         return Markup("")
     axes = _axes(chart, drawn)
     plot = tag(
-        "svg", *(_series(axes, *each) for each in drawn),
+        "svg", *(_series(axes, *each) for each in sorted(drawn, key=_depth)),
         x=LEFT, y=TOP, width=WIDTH - LEFT - RIGHT, height=HEIGHT - TOP - BOTTOM,
     )  # fmt: skip
     label = f"{chart.title}, {chart.unit}: " + "; ".join(
@@ -96,6 +96,11 @@ def line_chart(chart: Chart) -> Markup:
     return tag("figure", caption, picture, class_="curve")
 
 
+def _depth(drawn: tuple[Series, Array, Array]) -> int:
+    """Order what is drawn: training, a thin line, above validation, so that both are seen."""
+    return drawn[0].style == "train"
+
+
 def _axes(chart: Chart, drawn: Sequence[tuple[Series, Array, Array]]) -> _Axes:
     xs = np.concatenate([x for _, x, _ in drawn])
     # The first rounds of a training are far off; a fiftieth of them may leave the picture.
@@ -107,10 +112,12 @@ def _axes(chart: Chart, drawn: Sequence[tuple[Series, Array, Array]]) -> _Axes:
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
     margin = 0.06 * (high - low)
-    y = (low if low == 0 else low - margin, high if high == 0 else high + margin)
+    # A curve may stand on zero; a line that is drawn there needs room on both sides.
+    floor = low if low == 0 and not chart.zero else low - margin
+    ceiling = high if high == 0 and not chart.zero else high + margin
     left, right = min(0.0, float(xs.min())), float(xs.max())
     pad = 0.015 * (right - left) or 0.5
-    return _Axes((left - pad, right + pad), y)
+    return _Axes((left - pad, right + pad), (floor, ceiling))
 
 
 def _series(axes: _Axes, series: Series, x: Array, y: Array) -> Markup:
@@ -121,7 +128,7 @@ def _series(axes: _Axes, series: Series, x: Array, y: Array) -> Markup:
         return line
     dots = [
         tag("circle", tag("title", f"{series.name}, {number(a)}: {number(b)}"),
-            cx=float(px), cy=float(py), r=2.6, class_=f"dot {series.style}")
+            cx=float(px), cy=float(py), r=2.4, class_=f"dot {series.style}")
         for a, b, (px, py) in zip(x, y, points, strict=True)
     ]  # fmt: skip
     return tag("g", line, *dots)

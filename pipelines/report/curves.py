@@ -78,7 +78,7 @@ def _rounds(node: "xr.Dataset", name: str) -> list[Series]:
     if not own:
         return []
     x = node["epoch"].values if "epoch" in node.coords else np.arange(node.sizes["round"])
-    return [Series("each round", "rounds", x, node[own[0]].values, dots=False)]
+    return [Series("rounds", "rounds", x, node[own[0]].values, dots=False)]
 
 
 def _monitors(node: "xr.Dataset", name: str) -> list[Series]:

@@ -32,6 +32,11 @@ def rate(examples_per_second: float) -> str:
     return number(float(f"{examples_per_second:.3g}"))
 
 
+def stage_rate(examples: int, seconds: float) -> str:
+    """Return a stage's examples per second; nothing for a stage too short to tell."""
+    return rate(examples / seconds) if examples and seconds >= 0.1 else ""
+
+
 def size(count: float) -> str:
     """Return a number of bytes: ``512 MiB``."""
     for unit in UNITS:
@@ -42,9 +47,11 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time: ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    """Return a time: ``< 0.1 s``, ``0.4 s``, ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if not math.isfinite(seconds):
         return "-"
+    if seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -13,7 +13,7 @@ from deepstrata.pipelines.report.chart import line_chart
 from deepstrata.pipelines.report.classes import confusion_table, scatter
 from deepstrata.pipelines.report.curves import curves
 from deepstrata.pipelines.report.markup import Markup, join, tag
-from deepstrata.pipelines.report.numbers import duration, metric, rate, size
+from deepstrata.pipelines.report.numbers import duration, metric, rate, size, stage_rate
 from deepstrata.pipelines.report.pictures import (
     COLUMNS,
     as_tiles,
@@ -235,7 +235,7 @@ def _stage_row(stage: StageRecord, longest: float) -> Markup:
         "svg", tag("rect", x=0, y=0, width=max(share, 0.3), height=10, rx=1),
         viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true",
     )  # fmt: skip
-    speed = rate(stage.examples / stage.seconds) if stage.examples and stage.seconds else ""
+    speed = stage_rate(stage.examples, stage.seconds)
     wait = f"{100 * stage.wait:.1f} %" if stage.examples else ""
     return tag(
         "tr", tag("th", stage.name, scope="row"), tag("td", duration(stage.seconds)),
@@ -253,7 +253,7 @@ def _again(report: Report) -> Markup:
     known = {name: value for name, value in prints.items() if value}
     if known:
         note = (
-            "The fingerprint covers data, pipeline, code, environment and weights. A run with "
+            "The fingerprint covers data, pipeline, environment and weights. A run with "
             "the same one has the same weights, bit for bit, on any number of workers."
         )
         parts += [tag("p", note, class_="note"), _facts(known)]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from deepstrata.pipelines.doctor import Check
 from deepstrata.pipelines.progress import plain
-from deepstrata.pipelines.report.numbers import duration, metric, rate, size
+from deepstrata.pipelines.report.numbers import duration, metric, rate, size, stage_rate
 from deepstrata.schemas.datasets import DatasetSchema
 from deepstrata.schemas.runs import RunManifest
 
@@ -93,7 +93,7 @@ def stages_table(manifest: RunManifest) -> Table:
     for name in ("stage", "time", "examples/s", "waiting for data"):
         table.add_column(name, justify="left" if name == "stage" else "right", header_style="dim")
     for stage in manifest.stages:
-        speed = rate(stage.examples / stage.seconds) if stage.examples and stage.seconds else ""
+        speed = stage_rate(stage.examples, stage.seconds)
         wait = f"{100 * stage.wait:.1f} %" if stage.examples else ""
         table.add_row(Text(plain(stage.name)), duration(stage.seconds), speed, wait)
     return table

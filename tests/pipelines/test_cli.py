@@ -328,6 +328,5 @@ def test_ctrl_c_reaches_the_whole_job_and_ends_quietly(pipeline_file: str, tmp_p
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert "interrupted" in errors
-    assert len(errors.splitlines()) < 6, errors
+    # Not a word from the workers: they were never told.
+    assert errors.splitlines() == ["interrupted before the run began; nothing is kept"]

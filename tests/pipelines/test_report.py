@@ -338,5 +338,5 @@ def test_numbers_for_people() -> None:
     assert rate(float("nan")) == "-"
     assert [size(x) for x in (12, 2**20, 3.5 * 2**30)] == ["12 bytes", "1.0 MiB", "3.5 GiB"]
     assert [duration(x) for x in (0.04, 12, 185, 7800)] == [
-        "0.0 s", "12 s", "3 min 05 s", "2 h 10 min",
+        "< 0.1 s", "12 s", "3 min 05 s", "2 h 10 min",
     ]  # fmt: skip
