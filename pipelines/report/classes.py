@@ -81,7 +81,7 @@ def scatter(codes: Array, labels: Array | None = None, names: Sequence[str] = ()
         tag("circle", cx=float(x), cy=float(y), r=2.4, class_=style)
         for (x, y), style in zip(pixels, styles, strict=True)
     ]
-    label = f"{len(points)} codes along two principal components"
+    label = f"{len(points):,} codes along two principal components"
     middles = [] if labels is None or legend else _middles(pixels, labels, names)
     box = f"0 {top:.0f} {SIZE} {bottom - top:.0f}"
     picture = tag("svg", *dots, *middles, viewBox=box, class_="scatter", role="img",

@@ -189,7 +189,7 @@ def _classes(report: Report) -> Markup:
     if report.codes is not None and len(report.codes) > 1:
         plot = scatter(report.codes, report.code_labels, report.class_names)
         by = f", coloured by {report.code_labels_name}" if report.code_labels_name else ""
-        codes = tag("h3", f"Codes{by}") + plot
+        codes = tag("h3", f"Principal components of the codes{by}") + plot
     columns = [tag("div", *parts)] if parts else []
     columns += [tag("div", codes)] if codes else []
     title = "Classes and codes" if parts and codes else "Classes" if parts else "Codes"
