@@ -37,7 +37,7 @@ def stored_as(name: str, variable: xr.Variable, sample_dim: str) -> tuple[Any, d
         return dtype.newbyteorder("="), {}
     if dtype.kind == "b":
         return np.dtype("int8"), {"dtype": "bool"}
-    if dtype.kind in "UT":
+    if dtype.kind in "UTS":
         return str, {}
     if dtype.kind in "Mm":
         unit = UNITS.get(np.datetime_data(dtype)[0])
@@ -77,6 +77,8 @@ def encoded(values: npt.NDArray[Any], attributes: Mapping[str, Any]) -> npt.NDAr
         dims = [f"d{i}" for i in range(values.ndim)]
         times = xr.Variable(dims, values, encoding=encoding | {"dtype": "int64"})
         return np.asarray(xr.conventions.encode_cf_variable(times).data)
+    if kind == "S":  # the fixed-length bytes of netCDF and NumPy are text in practice
+        return np.char.decode(values, "utf-8").astype(np.dtypes.StringDType())
     if kind in "OU":
         return values.astype(np.dtypes.StringDType())
     return values

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import dask
+import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -234,7 +234,8 @@ def write_rows(path: str, name: str, start: int, values: npt.NDArray[Any]) -> No
             f"{array.shape[0]}; part of a shard may be lost to another writer of the same one, "
             "so write runs of rows that start and stop at multiples of a shard"
         )
-    stored = encoded(values, array.attrs.asdict())
+    with _writing(path, f"variable {name!r}, rows {start} to {stop}"):
+        stored = encoded(values, array.attrs.asdict())
     if stored.shape[1:] != array.shape[1:] or stored.dtype != array.dtype:
         raise StorageError(
             f"{where}: expected {array.dtype}{array.shape[1:]} in each row, "
@@ -316,9 +317,7 @@ def fill(path: str, dataset: xr.Dataset, sample_dim: str, layout: Layout) -> Non
     samples = dataset.sizes.get(sample_dim, 0)
     for start in range(0, samples, rows):
         block = dataset.isel({sample_dim: slice(start, start + rows)})
-        with dask.config.set(scheduler="threads"):
-            loaded = block.compute()
-        write_block(path, loaded, start, sample_dim)
+        write_block(path, block.compute(scheduler="threads"), start, sample_dim)
 
 
 def _block_rows(dataset: xr.Dataset, sample_dim: str, layout: Layout) -> int:
@@ -374,7 +373,7 @@ def create_like(
     width = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
     rows = min(rows_per_chunk, shape[0])
     layout = Layout(rows, inner_rows(rows, width))
-    empty = dask.array.zeros(shape, dtype=dtype, chunks=-1)
+    empty = da.zeros(shape, dtype=dtype, chunks=-1)
     template = labels.assign({name: xr.Variable(dims, empty, dict(attrs))})
     create(path, template, layout, sample_dim)
     fill(path, labels, sample_dim, layout)

@@ -10,7 +10,7 @@ from deepstrata.storage import stores
 from deepstrata.storage.datasets import first_dim, open_dataset
 from deepstrata.storage.formats.base import Content, required
 
-INSTALL = "install h5netcdf (pip install 'deepstrata[netcdf]') or netcdf4"
+INSTALL = "install netcdf4, or h5netcdf together with h5py"
 
 
 def _content(dataset: xr.Dataset, sample_dim: str | None, where: Any) -> Content:

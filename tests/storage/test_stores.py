@@ -81,5 +81,6 @@ def test_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stores.absolute("file:///a/b") == "/a/b"
     assert stores.absolute("s3://bucket/x/") == "s3://bucket/x"
     assert stores.join("s3://bucket/x/", "a", "b") == "s3://bucket/x/a/b"
-    assert stores.is_local("a/b") and stores.is_local("file:///a")
+    assert stores.is_local("a/b")
+    assert stores.is_local("file:///a")
     assert not stores.is_local("memory://a")
