@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test check lint types bench clean
+.PHONY: demo test check lint types notebooks bench clean
 
 $(VENV)/.ready: pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" * (sys.version_info < (3, 11)))'
@@ -21,6 +21,10 @@ test: $(VENV)/.ready
 	$(BIN)/python -m pytest tests
 
 check: lint types
+
+notebooks: $(VENV)/.ready
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=300 notebooks
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,15 +1,10 @@
 """The command line. Whatever is heavy is imported by the command that needs it."""
 
 import json
-import logging
-import math
 import shlex
-import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing import resource_tracker
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,7 +17,6 @@ if TYPE_CHECKING:
 
     from deepstrata.pipelines.run import Run
     from deepstrata.schemas.pipelines import Pipeline
-    from deepstrata.schemas.runs import RunManifest
 
 DEBUG, RUN = "deepstrata.debug", "deepstrata.run"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -317,7 +311,7 @@ def show(path: str) -> None:
 
     found = open_run(path)
     console = console_for(sys.stdout)
-    console.print(run_table(found.manifest, path, found.report))
+    console.print(run_table(found.manifest, path, _report_of(found, path)))
     if found.manifest.stages:
         console.print()
         console.print(stages_table(found.manifest))
@@ -359,8 +353,7 @@ def doctor(context: click.Context, cluster: str | None) -> None:
     from deepstrata.pipelines.doctor import examine
     from deepstrata.pipelines.report.terminal import checks_table, console_for
 
-    with _workers_ignore_interrupts():
-        checks = list(examine(cluster))
+    checks = list(examine(cluster))
     console_for(sys.stdout).print(checks_table(checks))
     if any(check.status == "fail" for check in checks):
         context.exit(DIFFERENT)
@@ -389,75 +382,22 @@ def _carry_out(
     as_json: bool,
 ) -> None:
     """Do the work on a cluster, with progress on standard error, and show its results."""
+    from deepstrata.pipelines.interrupts import connected
     from deepstrata.pipelines.progress import observer_for
-    from deepstrata.pipelines.report.terminal import console_for, results_table
+    from deepstrata.pipelines.report.terminal import console_for, results_table, summary
 
     click.get_current_context().meta[RUN] = path
-    with observer_for(sys.stderr) as observer, _connected(cluster, workers) as client:
+    with observer_for(sys.stderr) as observer, connected(cluster, workers) as client:
         done = work(client, observer)
-    report = done.report and done.report.replace(done.path, path, 1)
-    table = results_table(done.manifest, path, report)
+    table = results_table(done.manifest, path, _report_of(done, path))
     console_for(sys.stderr if as_json else sys.stdout).print(table)
     if as_json:
-        click.echo(json.dumps(_summary(done.manifest, done.path)))
+        click.echo(json.dumps(summary(done.manifest, done.path)))
 
 
-def _summary(manifest: "RunManifest", path: str) -> dict[str, Any]:
-    """Return what ``--json`` promises; a number that JSON does not know becomes null."""
-    return {
-        "run": path,
-        "fingerprint": manifest.fingerprint,
-        "metrics": {k: v if math.isfinite(v) else None for k, v in manifest.metrics.items()},
-        "examples_per_second": manifest.examples_per_second,
-        "data_wait": manifest.data_wait,
-        "peak_worker_bytes": manifest.peak_worker_bytes,
-    }
-
-
-@contextmanager
-def _connected(cluster: str, workers: int | None) -> Iterator["Client"]:
-    from deepstrata.pipelines.cluster import KINDS, connect
-
-    if cluster not in KINDS:
-        with connect(cluster, workers) as client:
-            yield client
-        return
-    with ExitStack() as stack:
-        with _workers_ignore_interrupts():
-            client = stack.enter_context(connect(cluster, workers))
-        try:
-            yield client
-        except KeyboardInterrupt:
-            # The cluster is closed in the middle of its work: what it says of that is no news.
-            logging.disable(logging.CRITICAL)
-            with suppress(OSError):  # a worker that is gone is silent
-                client.run(_fall_silent, wait=False)
-            raise
-
-
-async def _fall_silent() -> None:
-    """Log no more in this process."""
-    logging.disable(logging.CRITICAL)
-
-
-@contextmanager
-def _workers_ignore_interrupts() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are started inside, now or later, by threads begun there.
-
-    A terminal sends it to every process of the job: workers would die of it, each with a traceback,
-    before this process could bring the run to an orderly end. Threads and processes inherit the
-    signals that are blocked where they are started; here they are unblocked again, and an interrupt
-    that came meanwhile is delivered then.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # otherwise multiprocessing unblocks them when it starts it
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _report_of(run: "Run", path: str) -> str | None:
+    """Return the report's path below the run's as it was given."""
+    return run.report and run.report.replace(run.path, path, 1)
 
 
 def main() -> None:

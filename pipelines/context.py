@@ -25,6 +25,8 @@ from deepstrata.storage.shards import Shard
 PASS_SHARDS = 1024
 #: Fields that never change a result and therefore are no part of a stage's key.
 INERT = frozenset({"checkpoint_rounds"})
+#: Fields that say where something is, not what.
+PATHS = frozenset({"path", "group"})
 
 
 class TrainedModel(NamedTuple):
@@ -76,6 +78,22 @@ class Context:
 def digest_of(*things: Any) -> str:
     """Return the SHA-256 of things that JSON can hold."""
     return sha256(json.dumps(things, sort_keys=True).encode()).hexdigest()
+
+
+def pipeline_digest(pipeline: Pipeline) -> str:
+    """Return the SHA-256 of a pipeline, but for fields that cannot change a result."""
+    return digest_of(effective(pipeline))
+
+
+def effective(pipeline: Pipeline) -> dict[str, Any]:
+    """Return what of a pipeline can change a result, as JSON can hold it: no paths."""
+    inert = INERT | PATHS
+    found = pipeline.model_dump(mode="json")
+    found["source"] = {k: v for k, v in found["source"].items() if k not in inert}
+    found["stages"] = [
+        {k: v for k, v in stage.items() if k not in inert} for stage in found["stages"]
+    ]
+    return found
 
 
 def stage_digest(stage: Any, *inputs: str) -> str:

@@ -246,6 +246,8 @@ def _describe(client: Any) -> dict[str, Any]:
 
 def within(seconds: float, function: Callable[[], Any]) -> Any:
     """Return ``function()``, or raise ``TimeoutError`` if it takes longer."""
+    from deepstrata.pipelines.interrupts import workers_ignore_interrupts
+
     outcome: list[Any] = []
 
     def target() -> None:
@@ -255,7 +257,8 @@ def within(seconds: float, function: Callable[[], Any]) -> Any:
             outcome.append((None, error))
 
     thread = Thread(target=target, daemon=True)
-    thread.start()
+    with workers_ignore_interrupts():
+        thread.start()
     thread.join(seconds)
     if not outcome:
         raise TimeoutError

@@ -9,10 +9,11 @@ from types import ModuleType
 import cloudpickle
 from pydantic import ValidationError
 
+from deepstrata.pipelines.pipeline import Pipeline
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import DatasetSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.pipelines import Pipeline as Declared
 
 RECIPES = "deepstrata.pipelines.recipes"
 
@@ -28,7 +29,7 @@ def _summary(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def load_pipeline(spec: str, data: str | None = None) -> Pipeline:
+def load_pipeline(spec: str, data: str | None = None) -> Declared:
     """Return the pipeline that ``spec`` names.
 
     Parameters
@@ -48,7 +49,7 @@ def load_pipeline(spec: str, data: str | None = None) -> Pipeline:
         pipeline = _find(spec)
     except ValidationError as error:
         raise DeclarationError(explain(error, spec)) from None
-    if not isinstance(pipeline, Pipeline):
+    if not isinstance(pipeline, Declared):
         raise DeclarationError(
             f"{spec}: expected a deepstrata.Pipeline, found {type(pipeline).__name__}"
         )
@@ -59,7 +60,7 @@ def load_pipeline(spec: str, data: str | None = None) -> Pipeline:
     return pipeline.replace(**{"source.path": _store_in(pipeline, data)})
 
 
-def _store_in(pipeline: Pipeline, data: str) -> str:
+def _store_in(pipeline: Declared, data: str) -> str:
     """Return ``data``, or the one Zarr store in it where it is a folder around a store."""
     stores = sorted(Path(data).glob("*.zarr")) if "://" not in data else []
     whole = any((Path(data) / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata"))
@@ -98,7 +99,7 @@ def _imported(module: str, spec: str) -> ModuleType:
 
 def _attribute(module: ModuleType, name: str, spec: str) -> object:
     if not hasattr(module, name):
-        there = [k for k, v in vars(module).items() if isinstance(v, Pipeline)]
+        there = [k for k, v in vars(module).items() if isinstance(v, Declared)]
         raise DeclarationError(
             f"{spec}: no {name!r}; pipelines there: {', '.join(there) or 'none'}"
         )

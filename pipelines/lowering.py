@@ -15,7 +15,7 @@ from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel, each_shard, stage_digest
 from deepstrata.pipelines.feeds import STORED, Affine, Below, Feed, Saved
 from deepstrata.pipelines.meter import measure
-from deepstrata.pipelines.model import TrainedEncoder, save_encoder
+from deepstrata.pipelines.model import UNIT, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import RATES, Trained, Training, train
 from deepstrata.schemas.keys import fold
@@ -407,7 +407,7 @@ def _write_codes(
     rows = max(shard.stop - shard.start for shard in context.grid)
     sample_dim = feed.columns.sample_dim if coords.sizes else SAMPLE
     writing.create_like(
-        path, coords, name, (sample_dim, "code"), (samples, width), "float32", rows, attrs or {}
+        path, coords, name, (sample_dim, UNIT), (samples, width), "float32", rows, attrs or {}
     )
     runs = shard_grid(samples, rows)
     using = (model.model, model.params) if model else (None, None)

@@ -13,6 +13,8 @@ from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage.models import ModelInfo, load_model, save_model
 
+UNIT = "unit"  #: dimension of a code
+
 
 class TrainedEncoder:
     """A model with its parameters and the preprocessing that it was trained behind.
@@ -47,11 +49,11 @@ class TrainedEncoder:
         Returns
         -------
         xarray.DataArray
-            (sample, code) float32, with the coordinates of the samples.
+            (sample, unit) float32, with the coordinates of the samples.
         """
         width = models.code_width(self.model, self.info.visible, layer)
         found = self._apply(
-            data, "code", width, lambda x: models.encode(self.model, self.params, x, layer)
+            data, UNIT, width, lambda x: models.encode(self.model, self.params, x, layer)
         )
         return found.rename("code")
 

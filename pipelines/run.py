@@ -12,7 +12,7 @@ from distributed import Client
 
 from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import cluster, environment, meter, sources
-from deepstrata.pipelines.context import Context, digest_of, stage_digest
+from deepstrata.pipelines.context import Context, digest_of, pipeline_digest, stage_digest
 from deepstrata.pipelines.events import (
     Notice,
     Observer,
@@ -70,7 +70,7 @@ class Run:
         """What the (last) encode stage wrote, lazily; None without such a stage."""
         for record in reversed(self.manifest.stages):
             if record.kind == "encode":
-                return open_dataset(record.outputs["codes"]).chunk()
+                return open_dataset(record.outputs["codes"], chunked=True)
         return None
 
     @property
@@ -295,7 +295,8 @@ class _State:
         if record is not before:
             record = record.model_copy(update={"wait": _wait(waited, _seconds(self.client))})
             self.finished(record)
-        self.update(checkpoints=tuple(context.checkpoints) or self.manifest.checkpoints)
+        passed = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, *context.checkpoints)}
+        self.update(checkpoints=tuple(passed.values()))
         self.observer(
             StageFinished(
                 stage.name, stage.kind, record.seconds, record.metrics, reused=record is before
@@ -310,7 +311,7 @@ class _State:
         seconds = sum(r.seconds for r in trainings)
         digests = Digests(
             data=data,
-            pipeline=digest_of(self.manifest.pipeline.model_dump(mode="json")),
+            pipeline=pipeline_digest(self.manifest.pipeline),
             code=environment.code_digest(),
             environment=digest_of(self.manifest.environment.bits),
             weights=weights,

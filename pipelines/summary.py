@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import backend, models, rbm
+from deepstrata.ops import models, rbm
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines import feeds
@@ -19,7 +19,8 @@ from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import stores
 from deepstrata.storage.splits import PARTS
 
-CODES = 1500  #: codes drawn as points
+CODES = 1500  #: codes drawn as points, ...
+CODE_SHARDS = 32  #: ... from so many shards, evenly along the samples
 
 
 def write_run_report(run: Run, context: Context, stage: stages.Report, path: str) -> None:
@@ -67,14 +68,15 @@ def _examples(context: Context, count: int) -> tuple[Batch, str]:
     part = 2 if context.total(2) else 0
     index = next(i for i, counts in enumerate(context.counts) if counts[part])
     shard = context.grid[index]
-    batch = feeds.load(context.feed.narrow(shard), shard, part, limit=count)
+    feed = context.feed.narrow(shard)._replace(backend="numpy")
+    batch = feeds.load(feed, shard, part, limit=count)
     return batch, f"{PARTS[part]} part"
 
 
 def _picture(context: Context, x: Array) -> Array:
     """Give rows of features the shape of a sample."""
     shape = context.feed.columns.feature_shape
-    return backend.to_numpy(x).reshape(len(x), *(shape or (-1,)))
+    return np.asarray(x).reshape(len(x), *(shape or (-1,)))
 
 
 def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple[str, Array], ...]:
@@ -133,11 +135,12 @@ def _with_codes(report: Report, context: Context) -> Report:
     if not context.trained:
         return report
     trained = list(context.trained.values())[-1]
-    wanted, batches = CODES, []
-    for index, rows in feeds.spread([sum(c) for c in context.counts], wanted, context.key):
-        shard = context.grid[index]
-        batches.append(feeds.load(context.feed.narrow(shard), shard, None, context.key, rows))
-    x = np.concatenate([backend.to_numpy(batch.x) for batch in batches])
+    shards = context.grid[:: -(-len(context.grid) // CODE_SHARDS)]
+    rows, batches = -(-CODES // len(shards)), []
+    for shard in shards:
+        feed = context.feed.narrow(shard)._replace(backend="numpy")
+        batches.append(feeds.load(feed, shard, None, context.key, rows))
+    x = np.concatenate([batch.x for batch in batches])
     codes = models.encode(trained.model, trained.params.load(), x)
     if context.feed.columns.labels is not None:
         labels = np.concatenate([batch.labels for batch in batches])

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from deepstrata.pipelines.context import effective
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.storage import runs
 
@@ -48,16 +49,11 @@ def _data(a: RunManifest, b: RunManifest) -> str | None:
 
 
 def _pipeline(a: RunManifest, b: RunManifest) -> str | None:
-    if a.digests.pipeline == b.digests.pipeline:
-        return None
-    ours, theirs = (
-        _flat(a.pipeline.model_dump(mode="json")),
-        _flat(b.pipeline.model_dump(mode="json")),
-    )
+    ours, theirs = (_flat(effective(manifest.pipeline)) for manifest in (a, b))
     for name in ours | theirs:
-        if ours.get(name) != theirs.get(name) and not name.startswith("source.path"):
+        if ours.get(name) != theirs.get(name):
             return f"the pipelines differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-    return "the pipelines differ"
+    return None
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -22,7 +22,11 @@ from deepstrata import (
 pipeline = Pipeline(
     name="dbn-mnist",
     source=FileSource(
-        format="idx", path="path/to/mnist", features="image", labels="label", sample_dim="sample"
+        format="idx",
+        path="path/to/mnist",
+        features="image",
+        labels="label",
+        rows_per_shard=4000,
     ),
     stages=(
         Split(by="subset"),
@@ -31,22 +35,22 @@ pipeline = Pipeline(
             model=DBN(
                 layers=(RBM(hidden=500), RBM(hidden=500), RBM(hidden=2000), Softmax(classes=10))
             ),
-            epochs=20,
+            epochs=30,
             optimiser=SGD(
-                learning_rate=0.1,
+                learning_rate=Linear(start=0.1, end=0.01, epochs=30),
                 momentum=Steps(values=(0.5, 0.9), boundaries=(5,)),
                 weight_decay=0.0002,
             ),
-            strategy=LocalSteps(batch=100, steps=20, shards=2),
+            strategy=LocalSteps(batch=100, steps=50, shards=2),
         ),
         FineTune(
-            epochs=30,
+            epochs=40,
             optimiser=SGD(
-                learning_rate=Linear(start=0.3, end=0.003, epochs=30),
+                learning_rate=Linear(start=0.3, end=0.003, epochs=40),
                 momentum=0.9,
                 weight_decay=1e-5,
             ),
-            strategy=LocalSteps(batch=100, steps=20, shards=2),
+            strategy=LocalSteps(batch=100, steps=50, shards=2),
         ),
         Evaluate(),
         Encode(),

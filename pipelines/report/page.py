@@ -187,9 +187,13 @@ def _classes(report: Report) -> Markup:
         parts.append(tag("div", table, class_="scroll", tabindex="0"))
     codes = Markup("")
     if report.codes is not None and len(report.codes) > 1:
-        plot = scatter(report.codes, report.code_labels, report.class_names)
-        by = f", coloured by {report.code_labels_name}" if report.code_labels_name else ""
-        codes = tag("h3", f"Principal components of the codes{by}") + plot
+        by = (
+            f"coloured by {report.code_labels_name}"
+            if report.code_labels_name
+            else "in two dimensions"
+        )
+        heading = tag("h3", f"Codes, {by}") if parts else tag("p", by.capitalize(), class_="note")
+        codes = heading + scatter(report.codes, report.code_labels, report.class_names)
     columns = [tag("div", *parts)] if parts else []
     columns += [tag("div", codes)] if codes else []
     title = "Classes and codes" if parts and codes else "Classes" if parts else "Codes"
@@ -236,7 +240,7 @@ def _stage_row(stage: StageRecord, longest: float) -> Markup:
         viewBox="0 0 100 10", preserveAspectRatio="none", aria_hidden="true",
     )  # fmt: skip
     speed = stage_rate(stage.examples, stage.seconds)
-    wait = f"{100 * stage.wait:.1f} %" if stage.examples else ""
+    wait = f"{100 * stage.wait:.1f} %" if stage.wait else ""
     return tag(
         "tr", tag("th", stage.name, scope="row"), tag("td", duration(stage.seconds)),
         tag("td", strip, class_="strip"), tag("td", speed), tag("td", wait),

@@ -1,7 +1,8 @@
 """Tables for the terminal: the results of a run, its stages, and what ``doctor`` found."""
 
+import math
 from collections.abc import Iterable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -57,6 +58,18 @@ def results_table(manifest: RunManifest, path: str, report: str | None) -> Table
     return facts_table([*results(manifest), *places])
 
 
+def summary(manifest: RunManifest, path: str) -> dict[str, Any]:
+    """Return what ``--json`` promises; a number that JSON does not know becomes null."""
+    return {
+        "run": path,
+        "fingerprint": manifest.fingerprint,
+        "metrics": {k: v if math.isfinite(v) else None for k, v in manifest.metrics.items()},
+        "examples_per_second": manifest.examples_per_second,
+        "data_wait": manifest.data_wait,
+        "peak_worker_bytes": manifest.peak_worker_bytes,
+    }
+
+
 def run_table(manifest: RunManifest, path: str, report: str | None) -> Table:
     """Return what a run directory says of its run, finished or not."""
     what = [("pipeline", manifest.pipeline.name), ("status", manifest.status)]
@@ -94,7 +107,7 @@ def stages_table(manifest: RunManifest) -> Table:
         table.add_column(name, justify="left" if name == "stage" else "right", header_style="dim")
     for stage in manifest.stages:
         speed = stage_rate(stage.examples, stage.seconds)
-        wait = f"{100 * stage.wait:.1f} %" if stage.examples else ""
+        wait = f"{100 * stage.wait:.1f} %" if stage.wait else ""
         table.add_row(Text(plain(stage.name)), duration(stage.seconds), speed, wait)
     return table
 

@@ -25,6 +25,7 @@ from deepstrata.schemas.runs import Environment, RunManifest
 from deepstrata.storage import ingest, runs
 
 ROOT = Path(__file__).parents[2]
+CLIENT = SimpleNamespace(run=lambda *_, **__: None)
 COMMANDS = ("ingest", "recipes", "plan", "run", "resume", "show", "verify", "doctor", "schema")
 
 
@@ -65,11 +66,11 @@ def engine(monkeypatch: pytest.MonkeyPatch, bars_path: str) -> list[dict[str, An
     calls: list[dict[str, Any]] = []
 
     @contextmanager
-    def connect(kind: str, workers: int | None) -> Iterator[str]:
+    def connect(kind: str, workers: int | None) -> Iterator[SimpleNamespace]:
         calls.append({"cluster": kind, "workers": workers})
-        yield "client"
+        yield CLIENT
 
-    def run(pipeline: Any, client: str, *, out: str, observer: Any) -> SimpleNamespace:
+    def run(pipeline: Any, client: object, *, out: str, observer: Any) -> SimpleNamespace:
         calls.append({"pipeline": pipeline, "client": client, "out": out})
         return SimpleNamespace(
             path=out, manifest=manifest(out, bars_path), report=f"{out}/report.html"
@@ -201,7 +202,7 @@ def test_a_run_ends_with_a_table(
     assert result.exit_code == 0, result.output
     assert engine[0] == {"cluster": "threads", "workers": 3}
     assert engine[1]["out"].endswith("runs/bars-2")
-    assert engine[1]["client"] == "client"
+    assert engine[1]["client"] is CLIENT
     for shown in ("2.61 %", "18,400", "1.3 %", "512 MiB", "f" * 64, "runs/bars-2/report.html"):
         assert shown in result.stdout
 
@@ -240,7 +241,7 @@ def test_an_interrupt_says_how_to_go_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def run(pipeline: Any, client: str, *, out: str, observer: Any) -> None:
+    def run(pipeline: Any, client: object, *, out: str, observer: Any) -> None:
         if begun:
             runs.write_manifest(out, manifest(out, bars_path))
         raise KeyboardInterrupt

@@ -1,9 +1,11 @@
 """The promise: the same bits on any cluster, through death, stop and resume."""
 
 import os
+import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,11 @@ from support import StopAfter, dbn_pipeline, same, stopping
 from deepstrata import Synchronous
 from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.events import Progress, StageFinished
+from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.run import Run, open_run, resume, run
 from deepstrata.pipelines.verify import verify
 from deepstrata.schemas.errors import StorageError
-from deepstrata.storage import checkpoints
+from deepstrata.storage import checkpoints, runs
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def reference(bars_path, client: Client, tmp_path_factory) -> Run:
 def test_results_are_labelled(reference: Run) -> None:
     codes = reference.codes
     assert codes is not None
-    assert codes["code"].dims == ("sample", "code")
+    assert codes["code"].dims == ("sample", "unit")
     assert codes["code"].shape == (240, 8)
     np.testing.assert_array_equal(codes["sample"], np.arange(240) * 10)
     assert set(reference.metrics) == {
@@ -174,3 +177,41 @@ def test_an_existing_run_is_not_overwritten(reference: Run, bars_path, client: C
 def test_a_directory_that_is_no_run_is_refused(tmp_path) -> None:
     with pytest.raises(StorageError, match=r"run\.json"):
         open_run(str(tmp_path))
+
+
+def test_memory_stays_under_the_plan(bars_path: str, out: str) -> None:
+    pipeline = dbn_pipeline(bars_path)
+    with connect("local", workers=1) as processes:
+        done = run(pipeline, processes, out=out)
+    assert 0 < done.manifest.peak_worker_bytes <= plan(pipeline).peak
+
+
+def test_resume_keeps_what_is_known_of_every_checkpoint(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    with pytest.raises(StopAfter):
+        run(dbn_pipeline(bars_path), client, out=out, observer=stopping(3, "finetune"))
+    assert resume(out, client).manifest.checkpoints == reference.manifest.checkpoints
+
+
+def test_verify_names_the_round_where_weights_part(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    other = run(dbn_pipeline(bars_path), client, out=out)
+    records = [
+        record.model_copy(update={"digest": "0" * 64}) if record.stage == "finetune" else record
+        for record in other.manifest.checkpoints
+    ]
+    changed = {"weights_sha256": "0" * 64, "checkpoints": tuple(records)}
+    runs.write_manifest(out, other.manifest.model_copy(update=changed))
+    verdict = verify(reference.path, out)
+    assert not verdict.same
+    assert "stage finetune, by round 0 (the same until round" in verdict.text
+
+
+def test_the_place_of_the_data_is_no_difference(
+    reference: Run, bars_path: str, client: Client, out: str, tmp_path: Path
+) -> None:
+    elsewhere = shutil.copytree(bars_path, tmp_path / "elsewhere.zarr")
+    run(dbn_pipeline(str(elsewhere)), client, out=out)
+    assert verify(reference.path, out).same
