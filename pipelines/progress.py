@@ -115,6 +115,12 @@ class Teller:
         return f"{how}; {result}" if result else how
 
 
+def _folded(event: Progress) -> Progress:
+    """Count work for a part of a stage (``pretrain/layer-1``) as the stage's."""
+    stage, _, part = event.stage.partition("/")
+    return event._replace(stage=stage, part=event.part or part)
+
+
 def _words(name: str) -> str:
     return plain(name).replace("_", " ")
 
@@ -139,7 +145,7 @@ class LineProgress:
                 rounds = f", {event.rounds:,} rounds" if event.rounds else ""
                 self._line(f"{plain(event.stage)} begins{rounds}")
             case Progress():
-                self._progress(event)
+                self._progress(_folded(event))
             case StageFinished():
                 self._line(f"{plain(event.stage)}: done, {self._tell.outcome(event)}")
             case Notice():
@@ -207,7 +213,7 @@ class TerminalProgress:
             case StageStarted():
                 self._task(event.stage, event.rounds)
             case Progress():
-                self._progress(event)
+                self._progress(_folded(event))
             case StageFinished():
                 self._finished(event)
             case Notice():
@@ -284,7 +290,7 @@ class NotebookProgress:
             case StageStarted():
                 self._table.rows.setdefault(event.stage, _Row(None, "", ""))
             case Progress():
-                self._progress(event)
+                self._progress(_folded(event))
                 if self._now() - self._shown < self._every:
                     return
             case StageFinished():

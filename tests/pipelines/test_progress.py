@@ -91,6 +91,12 @@ def test_each_part_has_a_clock_of_its_own() -> None:
     assert stream.getvalue().count("49 s left") == 2
 
 
+def test_work_for_a_part_counts_as_the_stage() -> None:
+    stream = io.StringIO()
+    LineProgress(stream, every=0.0)(progress(3, part="", stage="pretrain/layer-1"))
+    assert stream.getvalue().startswith("pretrain: 3/100, layer-1, ")
+
+
 def test_a_terminal_gets_bars_and_what_is_done_stays() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, height=40)
