@@ -14,6 +14,7 @@ from deepstrata.ops import backend, models, preprocess
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch
 from deepstrata.pipelines.meter import measure
+from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import RBM, Model
@@ -22,7 +23,7 @@ from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
 from deepstrata.storage.datasets import Columns
 from deepstrata.storage.digests import digest
-from deepstrata.storage.readers import Reader, check_finite
+from deepstrata.storage.readers import Reader, check_finite, check_range
 from deepstrata.storage.shards import Shard, epoch_order, permutation
 from deepstrata.storage.splits import PARTS, assign
 
@@ -70,6 +71,8 @@ class Feed(NamedTuple):
     split_key: Key
     meanings: tuple[tuple[int, str], ...] = ()
     """What the numbers in ``split.by`` stand for, where it holds numbers."""
+    ranges: tuple[Variable, ...] = ()
+    """Variables whose declaration gives a least or a greatest value."""
     affine: tuple[Saved, ...] = ()
     stored: Reader | None = None
     """Reads the activations of a layer below, where those are stored, in place of the features."""
@@ -198,13 +201,17 @@ def inspect(feed: Feed, shard: Shard) -> Inspected:
     Raises
     ------
     DataError
-        NaN or infinity without a mask, a negative label.
+        NaN or infinity without a mask, a negative label, a value out of its declared range.
     """
     with measure("read"):
         values = feed.reader.read(shard.start, shard.stop, names(feed))
         columns = feed.columns
         mask = values[columns.mask].astype(bool) if columns.mask else None
         check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
+        for declared in feed.ranges:
+            if declared.name in values:
+                present = mask if declared.name == columns.features else None
+                check_range(declared, values[declared.name], present, shard.start, "dataset")
         largest = -1
         if columns.labels is not None:
             labels = values[columns.labels]

@@ -124,6 +124,7 @@ def run(
     DeepstrataError
         Something cannot be read, used or reached; the message says what to do.
     """
+    sources.check_source(pipeline, data)
     path = runs.check_free(out or runs.free_path(pipeline.name))
     with _session(client) as session:
         description = cluster.check(session)

@@ -12,7 +12,7 @@ from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_digest
 from deepstrata.pipelines.events import Observer, StageFinished, StageStarted
 from deepstrata.pipelines.feeds import Feed, Inspected
-from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, ZarrSource
+from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import DBN, Softmax
@@ -21,7 +21,7 @@ from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Apply, FineTune, Split
 from deepstrata.storage import stores, writing
 from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
-from deepstrata.storage.ingest import ingest
+from deepstrata.storage.ingest import describe_source, ingest
 from deepstrata.storage.readers import reader
 from deepstrata.storage.shards import Shard, shard_grid
 from deepstrata.storage.splits import flags
@@ -93,6 +93,26 @@ def open_source(pipeline: Pipeline, source: Source, data: Any = None) -> Opened:
     return Opened(source, dataset, columns, _grid(source, dataset, columns))
 
 
+def check_source(pipeline: Pipeline, data: Any = None) -> None:
+    """Check what can be checked of a pipeline's source before anything is started or written.
+
+    Raises
+    ------
+    SchemaError, StorageError
+        It is not there, or metadata says that it is not as declared.
+    """
+    source = pipeline.source
+    if not isinstance(source, FileSource):
+        opened = open_source(pipeline, source, data)
+        feed_of(pipeline, opened)
+        return
+    schema = describe_source(source.format, source.path)
+    where = f"{source.format} {source.path or ''}".strip()
+    for name in (source.features, source.labels, source.mask):
+        if name is not None:
+            schema.variable(name, where)
+
+
 def _grid(source: Source, dataset: xr.Dataset, columns: Columns) -> tuple[Shard, ...]:
     chunks = row_chunks(dataset, columns.features, columns.sample_dim)
     return shard_grid(columns.samples, chunks, source.rows_per_shard)
@@ -148,8 +168,14 @@ def feed_of(pipeline: Pipeline, opened: Opened, device: Backend = "numpy") -> Fe
         split=split,
         split_key=fold(Key(pipeline.seed), "split"),
         meanings=tuple((meanings or {}).items()),
+        ranges=_ranges(pipeline.source),
         backend=device,
     )
+
+
+def _ranges(source: Source) -> tuple[Variable, ...]:
+    declared = source.expected.variables if source.expected else ()
+    return tuple(v for v in declared if (v.minimum, v.maximum) != (None, None))
 
 
 def inspect(context: Context) -> tuple[StageRecord, str]:

@@ -95,6 +95,14 @@ def test_label_out_of_range(store, client: Client, out: str) -> None:
         run(dbn_pipeline(store(dataset)), client, out=out)
 
 
+def test_a_value_out_of_its_declared_range(bars_path: str, client: Client, out: str) -> None:
+    declared = {"name": "image", "dims": ["sample", "y", "x"], "dtype": "float32", "maximum": 0.5}
+    expected = {"sample_dim": "sample", "variables": [declared]}
+    pipeline = dbn_pipeline(bars_path).replace(**{"source.expected": expected})
+    with pytest.raises(DataError, match=r"'image'.*-inf to 0.5, found 1.0 in sample \d+"):
+        run(pipeline, client, out=out)
+
+
 def test_empty_dataset(store, client: Client, out: str) -> None:
     with pytest.raises(SchemaError, match="sample"):
         run(dbn_pipeline(store(bars().isel(sample=slice(0, 0)))), client, out=out)
