@@ -119,7 +119,9 @@ def test_numbers_are_finite(value: float) -> None:
 
 
 def test_the_declaration_is_named_unless_the_place_names_it() -> None:
-    assert told(RBM, "my.py", hidden=0) == ["my.py: RBM: hidden: should be greater than 0 (found 0)"]
+    assert told(RBM, "my.py", hidden=0) == [
+        "my.py: RBM: hidden: should be greater than 0 (found 0)"
+    ]
     assert told(RBM, "rbm 7", hidden=0) == ["rbm 7: hidden: should be greater than 0 (found 0)"]
 
 

@@ -53,8 +53,7 @@ def test_what_numpy_does_not_know_is_no_dtype(dtype: str) -> None:
 @pytest.mark.parametrize("what", ["shape", "chunks"])
 def test_there_is_a_length_for_each_dimension(what: str) -> None:
     assert told(name="x", dims=("a", "b"), dtype="f4", **{what: (3,)}) == (
-        f"variable 'x': expected a {what} with a number for each of the dims ('a', 'b'), "
-        "found (3,)"
+        f"variable 'x': expected a {what} with a number for each of the dims ('a', 'b'), found (3,)"
     )
 
 

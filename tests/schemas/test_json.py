@@ -1,0 +1,257 @@
+"""Pipelines as JSON: any one comes back as it was, and its JSON schema says what is allowed."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import deepstrata
+from deepstrata.schemas.datasets import (
+    DatasetSchema,
+    DatasetSource,
+    FileSource,
+    Variable,
+    ZarrSource,
+)
+from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.pipelines import RESERVED, Pipeline
+from deepstrata.schemas.stages import (
+    Apply,
+    Encode,
+    Evaluate,
+    FineTune,
+    Pretrain,
+    Report,
+    Scale,
+    Split,
+    Standardise,
+)
+from deepstrata.schemas.strategies import LocalSteps, Synchronous
+
+PIPELINE = Pipeline(
+    name="p",
+    source=ZarrSource(path="air.zarr", features="air", labels="kind"),
+    stages=(
+        Apply(function=math.floor),
+        Split(test=0.2),
+        Pretrain(model=DBN(layers=(RBM(hidden=4), Softmax(classes=2)))),
+        FineTune(optimiser=SGD(learning_rate=Linear(start=0.1, end=0.01, epochs=5))),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def validator() -> Any:
+    jsonschema = pytest.importorskip("jsonschema", reason="comes with nbmake, in the dev group")
+    return jsonschema.Draft202012Validator(Pipeline.model_json_schema())
+
+
+COUNTS = st.integers(1, 2**40)
+TEXT = st.text(min_size=1, max_size=8)
+POSITIVE = st.floats(1e-12, 1e12)
+NOT_NEGATIVE = st.just(0.0) | POSITIVE
+MAYBE = st.none()
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> Steps:
+    boundaries = sorted(draw(st.lists(NOT_NEGATIVE, max_size=3)))
+    count = len(boundaries) + 1
+    values = draw(st.lists(NOT_NEGATIVE, min_size=count, max_size=count))
+    return Steps(values=tuple(values), boundaries=tuple(boundaries))
+
+
+RATES = st.one_of(
+    NOT_NEGATIVE,
+    steps(),
+    st.builds(Linear, start=NOT_NEGATIVE, end=NOT_NEGATIVE, epochs=POSITIVE),
+    st.builds(Exponential, start=NOT_NEGATIVE, decay=POSITIVE),
+    st.builds(Cosine, start=NOT_NEGATIVE, end=NOT_NEGATIVE, epochs=POSITIVE),
+)
+SGDS = st.builds(
+    SGD,
+    learning_rate=RATES,
+    momentum=RATES,
+    nesterov=st.booleans(),
+    weight_decay=NOT_NEGATIVE,
+)
+OPTIMISERS = st.one_of(
+    SGDS,
+    st.builds(Adagrad, learning_rate=RATES, epsilon=POSITIVE),
+    st.builds(Adam, learning_rate=RATES, beta1=st.floats(0, 1, exclude_max=True)),
+)
+STRATEGIES = st.one_of(
+    st.builds(Synchronous, batch=COUNTS, shards=COUNTS),
+    st.builds(LocalSteps, batch=COUNTS, steps=COUNTS, shards=COUNTS, outer=SGDS),
+)
+TRAINING = {
+    "epochs": st.integers(0, 1000),
+    "strategy": STRATEGIES,
+    "checkpoint_rounds": MAYBE | COUNTS,
+    "monitor": st.integers(0, 1000),
+}
+VARIABLES = st.builds(
+    Variable,
+    name=TEXT,
+    dims=st.just(("a", "b")),
+    dtype=st.sampled_from(["float32", "int64", "datetime64[ns]", "object", "bool"]),
+    shape=MAYBE | st.tuples(MAYBE | COUNTS, COUNTS),
+    chunks=MAYBE | st.tuples(COUNTS, COUNTS),
+    minimum=MAYBE | st.floats(allow_nan=False, allow_infinity=False),
+)
+COLUMNS = {
+    "features": TEXT,
+    "labels": TEXT,
+    "mask": MAYBE | TEXT,
+    "sample_dim": MAYBE | TEXT,
+    "rows_per_shard": MAYBE | COUNTS,
+    "expected": MAYBE
+    | st.builds(
+        DatasetSchema,
+        sample_dim=TEXT,
+        variables=st.lists(VARIABLES, max_size=2).map(tuple),
+    ),
+}
+SOURCES = st.one_of(
+    st.builds(ZarrSource, path=TEXT, group=MAYBE | TEXT, **COLUMNS),
+    st.builds(FileSource, format=TEXT, path=MAYBE | TEXT, **COLUMNS),
+    st.builds(DatasetSource, **COLUMNS),
+)
+ARGUMENTS = st.dictionaries(
+    TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.floats(allow_nan=False, allow_infinity=False),
+    max_size=3,
+)
+
+
+def rbms(visible: str = "bernoulli") -> st.SearchStrategy[RBM]:
+    return st.builds(
+        RBM,
+        hidden=COUNTS,
+        visible_units=st.just(visible),
+        gibbs_steps=COUNTS,
+        persistent=st.booleans(),
+        chains=COUNTS,
+        sparsity_target=st.floats(0.01, 0.99),
+        sparsity_cost=NOT_NEGATIVE,
+        weight_scale=POSITIVE,
+    )
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> DBN:
+    first = draw(rbms("gaussian") | rbms())
+    denses = st.builds(Dense, units=COUNTS, activation=st.sampled_from(["tanh", "relu"]))
+    middle = draw(st.lists(rbms() | denses, max_size=2))
+    return DBN(layers=(first, *middle, draw(st.builds(Softmax, classes=COUNTS))))
+
+
+@st.composite
+def pretrains(draw: st.DrawFn) -> Pretrain:
+    stage = draw(st.builds(Pretrain, model=stacks(), optimiser=OPTIMISERS, **TRAINING))
+    if draw(st.booleans()):
+        each = tuple(draw(OPTIMISERS) for _ in stage.rbms)
+        stage = Pretrain(**dict(stage) | {"optimiser": each})
+    return stage
+
+
+@st.composite
+def pipelines(draw: st.DrawFn) -> Pipeline:
+    prepared = draw(st.lists(st.builds(Apply, function=st.just(math.floor), arguments=ARGUMENTS)))
+    fractions = st.floats(0, 0.5, exclude_max=True)
+    prepared += draw(
+        st.lists(
+            st.builds(Split, by=MAYBE | TEXT, validation=fractions, test=fractions), max_size=1
+        )
+    )
+    scales = st.builds(Scale, minimum=MAYBE | st.floats(-9, 0), maximum=MAYBE | st.floats(1, 9))
+    prepared += draw(st.lists(scales | st.builds(Standardise, epsilon=POSITIVE), max_size=2))
+    trained = [draw(pretrains())]
+    trained += draw(
+        st.lists(
+            st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),
+            max_size=2,
+        )
+    )
+    parts = st.lists(st.sampled_from(["train", "validation", "test"]), min_size=1, max_size=3)
+    used = draw(st.lists(st.builds(Evaluate, parts=parts.map(tuple)), max_size=2))
+    used += draw(st.lists(st.builds(Encode, layer=MAYBE | st.just(0)), max_size=1))
+    used += draw(st.lists(st.builds(Report, examples=COUNTS), max_size=1))
+    stages = [*prepared, *trained, *used]
+    taken = {*RESERVED, *Pipeline.model_fields}
+    word = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
+    names = draw(
+        st.lists(
+            word.filter(lambda name: name not in taken),
+            min_size=len(stages),
+            max_size=len(stages),
+            unique=True,
+        )
+    )
+    return Pipeline(
+        name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)),
+        source=draw(SOURCES),
+        stages=tuple(
+            type(stage)(**dict(stage) | {"name": name})
+            for stage, name in zip(stages, names, strict=True)
+        ),
+        seed=draw(st.integers(0, 2**63 - 1)),
+    )
+
+
+@given(pipelines())
+def test_any_pipeline_round_trips(pipeline: Pipeline) -> None:
+    again = Pipeline.from_json(pipeline.to_json())
+    assert again == pipeline
+    assert hash(again) == hash(pipeline)
+    assert again.to_json() == pipeline.to_json()
+
+
+@given(pipelines())
+def test_the_pipeline_with_verbs_round_trips(pipeline: Pipeline) -> None:
+    public = deepstrata.Pipeline.from_json(pipeline.to_json())
+    assert public.to_json() == pipeline.to_json()
+    assert public == deepstrata.Pipeline.from_json(public.to_json())
+    assert public.replace(seed=public.seed) == public
+
+
+@given(pipeline=pipelines())
+def test_any_pipeline_satisfies_its_json_schema(validator: Any, pipeline: Pipeline) -> None:
+    validator.validate(json.loads(pipeline.to_json()))
+
+
+def test_the_json_schema_is_one(validator: Any) -> None:
+    validator.check_schema(Pipeline.model_json_schema())
+    assert json.loads(json.dumps(Pipeline.model_json_schema())) == Pipeline.model_json_schema()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["seed"], -1),
+        (["name"], "two words"),
+        (["of_my_own"], 1),
+        (["source", "kind"], "csv"),
+        (["stages", 1, "test"], 1.5),
+        (["stages", 2, "model", "layers", 0, "hidden"], 0),
+        (["stages", 2, "model", "layers", 0, "size"], 3),
+        (["stages", 2, "optimiser"], 0.1),
+        (["stages", 3, "optimiser", "learning_rate"], -1),
+        (["stages", 3, "optimiser", "learning_rate", "kind"], "line"),
+    ],
+)
+def test_the_json_schema_refuses(validator: Any, path: list[str | int], value: object) -> None:
+    data = place = json.loads(PIPELINE.to_json())
+    validator.validate(data)
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    assert not validator.is_valid(data)

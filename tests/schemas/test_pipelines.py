@@ -1,0 +1,324 @@
+"""Pipelines: checked as a whole when they are declared, changed by path."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from deepstrata.schemas._base import explain
+from deepstrata.schemas.datasets import ZarrSource
+from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.optimisers import SGD, Adam, Linear
+from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.stages import (
+    Apply,
+    Encode,
+    Evaluate,
+    FineTune,
+    Pretrain,
+    Report,
+    Scale,
+    Split,
+    Stage,
+    Standardise,
+)
+from deepstrata.schemas.strategies import LocalSteps, Synchronous
+
+SOURCE = ZarrSource(path="air.zarr", features="air", labels="kind")
+STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))
+PIPELINE = Pipeline(
+    name="p",
+    source=SOURCE,
+    stages=(
+        Apply(function=math.floor, arguments={"digits": 3}),
+        Split(test=0.2),
+        Pretrain(model=STACK, strategy=LocalSteps(steps=4)),
+        FineTune(optimiser=SGD(learning_rate=Linear(start=0.1, end=0.01, epochs=5))),
+        Evaluate(),
+        Encode(),
+    ),
+)
+
+
+def told(*stages: Stage, source: Any = SOURCE, name: str = "p") -> str:
+    with pytest.raises(ValidationError) as refused:
+        Pipeline(name=name, source=source, stages=stages)
+    return explain(refused.value, "pipeline")
+
+
+@pytest.mark.parametrize("name", ["", "two words", "-p", ".p", "p\n", "a/b", "ä"])
+def test_a_pipeline_is_called_what_a_directory_can_be(name: str) -> None:
+    assert told(name=name) == (
+        "pipeline: name: expected letters, digits, '_', '.' and '-', the first no punctuation "
+        f"(found {name!r})"
+    )
+
+
+@pytest.mark.parametrize("name", ["two words", "-p", "..", "p\n", "a/b", "v1.2"])
+def test_a_stage_is_called_what_a_directory_and_a_path_can_be(name: str) -> None:
+    assert told(Split(name=name)) == (
+        f"pipeline: stage name {name!r}: expected letters, digits, '_' and '-', the first no "
+        "punctuation"
+    )
+
+
+@pytest.mark.parametrize("name", ["ingest", "inspect", "source", "seed", "name", "stages"])
+def test_names_that_mean_something_else_are_reserved(name: str) -> None:
+    assert told(Split(name=name)) == (
+        f"pipeline: the stage name {name!r} is reserved; choose another"
+    )
+
+
+def test_names_do_not_clash() -> None:
+    assert told(Split(), Evaluate(name="split")) == (
+        "pipeline: two stages are called 'split'; give one another name"
+    )
+    assert told(Scale(), Scale()).endswith("two stages are called 'scale'; give one another name")
+
+
+@pytest.mark.parametrize(
+    ("stages", "late", "before"),
+    [
+        ((Split(), Apply(function=math.floor)), "'apply' (apply)", "'split' (split)"),
+        ((Scale(), Split()), "'split' (split)", "'scale' (scale)"),
+        ((Standardise(name="z"), Split()), "'split' (split)", "'z' (standardise)"),
+        ((Pretrain(model=STACK), Scale()), "'scale' (scale)", "'pretrain' (pretrain)"),
+        (
+            (Pretrain(model=STACK), Evaluate(), Report(), Split()),
+            "'split' (split)",
+            "'pretrain' (pretrain)",
+        ),
+    ],
+)
+def test_stages_stand_where_they_can_work(
+    stages: tuple[Stage, ...], late: str, before: str
+) -> None:
+    assert told(*stages) == (
+        f"pipeline: stage {late} stands after {before}; move it up: "
+        "the order is apply, split, scale or standardise, then training"
+    )
+
+
+def test_stages_of_one_rank_are_mixed() -> None:
+    stages = (Scale(), Standardise(), Pretrain(model=STACK), Evaluate(), FineTune(), Report())
+    stages += (Evaluate(name="again"),)
+    assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
+    assert Pipeline(name="p", source=SOURCE, stages=()).stages == ()
+
+
+@pytest.mark.parametrize("kind", [Split, Report])
+def test_some_stages_stand_once(kind: type[Stage]) -> None:
+    assert told(kind(name="a"), kind(name="b")) == (
+        f"pipeline: expected one {kind.__name__} stage at most, found a, b"
+    )
+
+
+@pytest.mark.parametrize("kind", [FineTune, Evaluate, Encode])
+def test_a_start_is_a_training_stage_above(kind: type[FineTune | Evaluate | Encode]) -> None:
+    pretrain, late = Pretrain(model=STACK), FineTune(name="late")
+    for start in ("nothing", "late", "split", "x"):
+        stages = (Split(), pretrain, kind(name="x", start=start), late)
+        assert told(*stages) == (
+            f"pipeline: stage 'x': start={start!r} is not a training stage above it; "
+            "there are: pretrain"
+        )
+    assert told(kind(name="x", start="y")).endswith("there are: none")
+    assert told(kind(name="x")) == "pipeline: stage 'x': no training stage above it"
+
+
+def test_the_nearest_training_is_the_start() -> None:
+    first, second = Pretrain(model=STACK), FineTune(name="a")
+    stages = (first, second, Evaluate(), Evaluate(name="b", start="pretrain"))
+    pipeline = Pipeline(name="p", source=SOURCE, stages=stages)
+    assert [pipeline.start_of(stage) for stage in stages[1:]] == [first, second, first]
+    assert {pipeline.model_of(stage) for stage in stages} == {STACK}
+    fresh = FineTune(model=STACK)
+    alone = Pipeline(name="p", source=SOURCE, stages=(fresh,))
+    assert (alone.start_of(fresh), alone.model_of(fresh)) == (None, STACK)
+
+
+@pytest.mark.parametrize("model", [RBM(hidden=4), DBN(layers=(RBM(hidden=4),))])
+def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
+    message = (
+        "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
+        "fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
+    )
+    assert told(Pretrain(model=model), FineTune()) == message
+    assert told(FineTune(model=model)) == message
+
+
+def test_fine_tuning_needs_labels() -> None:
+    source = ZarrSource(path="x", features="f")
+    assert told(Pretrain(model=STACK), FineTune(), source=source) == (
+        "pipeline: stage 'finetune' needs labels, and the source names none: set its labels=... "
+        "to the variable with the class numbers"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stages", "last"),
+    [
+        ((Pretrain(model=RBM(hidden=4)),), 0),
+        ((Pretrain(model=STACK),), 1),
+        ((Pretrain(model=STACK), FineTune()), 2),
+        ((FineTune(model=STACK),), 2),
+    ],
+)
+def test_codes_come_from_a_layer_that_is_there(stages: tuple[Stage, ...], last: int) -> None:
+    Pipeline(name="p", source=SOURCE, stages=(*stages, Encode(layer=last)))
+    assert told(*stages, Encode(layer=last + 1)) == (
+        f"pipeline: stage 'encode': layer={last + 1} is not there; the model it encodes with has "
+        f"the layers 0 to {last}"
+    )
+
+
+def test_what_is_written_does_not_clash() -> None:
+    pretrain = Pretrain(model=STACK)
+    assert told(pretrain, Encode(), Encode(name="deep")) == (
+        "pipeline: stages 'encode' and 'deep' both write to codes.zarr in the run directory; "
+        "give one another path"
+    )
+    assert told(pretrain, Encode(path="x"), Encode(name="deep", path="x")).startswith(
+        "pipeline: stages 'encode' and 'deep' both write to x"
+    )
+    assert told(pretrain, Encode(path="air.zarr")) == (
+        "pipeline: stage 'encode' would write over what the source reads, air.zarr; "
+        "give it another path"
+    )
+    stages = (pretrain, Encode(), Encode(name="deep", path="x"))
+    assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
+
+
+def at(pipeline: Pipeline, path: str) -> Any:
+    """Return what is at a path that ``replace`` takes."""
+    first, *rest = path.split(".")
+    stages = {stage.name: stage for stage in pipeline.stages}
+    value: Any = stages[first] if first in stages else getattr(pipeline, first)
+    for step in rest:
+        if isinstance(value, tuple):
+            value = value[int(step)]
+        else:
+            value = value[step] if isinstance(value, dict) else getattr(value, step)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("seed", 5),
+        ("name", "other"),
+        ("source", ZarrSource(path="x", features="f", labels="l")),
+        ("source.path", "other.zarr"),
+        ("source.rows_per_shard", 7),
+        ("split.test", 0.5),
+        ("apply.function", math.ceil),
+        ("apply.arguments.digits", None),
+        ("apply.arguments", {"new": 1}),
+        ("pretrain.epochs", 1),
+        ("pretrain.strategy", Synchronous()),
+        ("pretrain.strategy.shards", 9),
+        ("pretrain.strategy.outer.momentum", 0.5),
+        ("pretrain.model.layers.1.hidden", 9),
+        ("pretrain.model.layers.1", Dense(units=2)),
+        ("pretrain.optimiser", (SGD(), Adam())),
+        ("pretrain.optimiser.learning_rate", 0.5),
+        ("finetune.optimiser.learning_rate.end", 0),
+        ("finetune.start", "pretrain"),
+        ("evaluate.parts", ("train",)),
+        ("evaluate.parts.1", "train"),
+        ("stages", (Split(),)),
+        ("stages.1.test", 0.5),
+    ],
+)
+def test_replace_reaches_everything(path: str, value: object) -> None:
+    changed = PIPELINE.replace(**{path: value})
+    assert at(changed, path) == value
+    assert at(PIPELINE, path) != value
+    assert type(changed) is Pipeline
+
+
+def test_a_stage_gets_another_name() -> None:
+    assert PIPELINE.replace(**{"evaluate.name": "measure"}).stages[4].name == "measure"
+
+
+def test_several_changes_are_checked_together() -> None:
+    changes = {"pretrain.optimiser": [SGD(), Adam()], "pretrain.model.layers": STACK.layers}
+    assert PIPELINE.replace(**changes, seed=3).seed == 3
+    assert PIPELINE.replace() == PIPELINE
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("pretrian.epochs", "pretrian.epochs: no such field; expected STAGE.FIELD with one of "),
+        ("pretrain", "pretrain: no such field; expected STAGE.FIELD with one of the stages apply"),
+        ("sead", "sead: no such field; .* or one of format_version, name, source, stages, seed"),
+        ("", ": no such field; expected STAGE"),
+        ("pretrain.", r"pretrain\.: no field ''; there are: name, epochs, strategy"),
+        ("pretrain.epoch", r"pretrain\.epoch: no field 'epoch'; there are: name, epochs, "),
+        ("source.url", r"source\.url: no field 'url'; there are: features, labels"),
+        ("seed.first", r"seed\.first: no field 'first'; found 0, which has none"),
+        ("pretrain.epochs.x", r"pretrain\.epochs\.x: no field 'x'; found 10, which has none"),
+        ("pretrain.model.layers.3.hidden", r".*: no field '3'; there are: 0, 1, 2$"),
+        ("pretrain.model.layers.-1", r".*: no field '-1'; there are: 0, 1, 2$"),
+        ("pretrain.model.layers.²", r".*: no field '²'; there are: 0, 1, 2$"),
+        ("pretrain.model.layers.2.hidden", r".*: no field 'hidden'; there are: kind, classes$"),
+        ("apply.arguments.places", r".*: no field 'places'; there are: digits$"),
+        ("split.by.x", r"split\.by\.x: no field 'x'; found None, which has none"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_named(path: str, message: str) -> None:
+    with pytest.raises(DeclarationError, match=f"^{message}"):
+        PIPELINE.replace(**{path: 1})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("seed", -1, "seed: should be greater than or equal to 0 (found -1)"),
+        ("seed", 2**63, "seed: should be less than 9223372036854775808 (found 92233"),
+        ("format_version", 2, "format_version 2 is not one this deepstrata reads"),
+        ("source.path", 3, "source.path: should be a valid string (found 3)"),
+        ("source.kind", "zip", "source: expected one of the kinds 'zarr', 'file', 'dataset'"),
+        ("source.kind", "file", "source: no field 'group'; there are: features, "),
+        ("split.test", 1, "stages.1 (split).test: should be less than 1 (found 1)"),
+        ("split.name", "apply", "two stages are called 'apply'"),
+        (
+            "pretrain.model.layers.0.hidden",
+            "many",
+            "stages.2 (pretrain).model.layers.0 (rbm).hidden: should be a valid integer",
+        ),
+        ("pretrain.strategy.steps", 0, "stages.2 (pretrain).strategy.steps: should be greater"),
+        ("pretrain.kind", "train", "stages.2: expected one of the kinds 'apply', 'split'"),
+        ("finetune.start", "x", "stage 'finetune': start='x' is not a training stage above"),
+        ("evaluate.parts.0", "all", "stages.4 (evaluate).parts.0: should be 'train', "),
+        (
+            "finetune.optimiser.learning_rate",
+            {"kind": "cosine"},
+            "stages.3 (finetune).optimiser.learning_rate.start: expected a value, found none",
+        ),
+        ("apply.function", "x", "stages.0 (apply).function: expected a function or 'module:name'"),
+        ("stages", [Softmax(classes=2)], "stages.0: expected one of the kinds 'apply', 'split'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(path: str, value: object, message: str) -> None:
+    with pytest.raises(DeclarationError, match=f"^pipeline 'p': {re.escape(message)}"):
+        PIPELINE.replace(**{path: value})
+
+
+def test_a_pipeline_without_stages_says_so() -> None:
+    empty = Pipeline(name="p", source=SOURCE, stages=())
+    with pytest.raises(DeclarationError, match=r"one of the stages \(none\), or one of"):
+        empty.replace(**{"pretrain.epochs": 1})
+
+
+def test_a_stage_is_found_by_name() -> None:
+    assert PIPELINE.stage("split") == Split(test=0.2)
+    with pytest.raises(DeclarationError) as refused:
+        PIPELINE.stage("spilt")
+    assert str(refused.value) == (
+        "pipeline 'p': no stage 'spilt'; it has: apply, split, pretrain, finetune, evaluate, encode"
+    )
