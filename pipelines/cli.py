@@ -263,9 +263,11 @@ def run(
     stops it; `deepstrata resume RUN` goes on from the last checkpoint.
     """
     from deepstrata.pipelines.run import run as start
+    from deepstrata.pipelines.sources import check_source
     from deepstrata.storage import runs
 
     declared = _load(pipeline, data, changes)
+    check_source(declared)
     path = out or runs.free_path(declared.name)
     runs.check_free(path)
 

@@ -1,5 +1,6 @@
 """The cluster a run uses: threads, local processes, GPUs, or one that somebody else started."""
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from deepstrata.storage import stores
 CONNECT_SECONDS = 10
 DASHBOARD_PORT = 8787
 PROMPT_WORKERS = 16  #: up to so many, messages are sent at once
+QUIET = logging.CRITICAL  #: what fails in a task is raised in the client and said there, once
 KINDS = ("local", "threads", "cuda")
 
 
@@ -73,8 +75,11 @@ def send_at_once(stream: Any) -> None:
 def _dashboard() -> str:
     """Return a loopback address for the dashboard: the usual port if it is free."""
     with socket.socket() as probe:
-        free = probe.connect_ex(("127.0.0.1", DASHBOARD_PORT)) != 0
-    return f"127.0.0.1:{DASHBOARD_PORT if free else 0}"
+        try:
+            probe.bind(("127.0.0.1", DASHBOARD_PORT))
+        except OSError:
+            return "127.0.0.1:0"
+    return f"127.0.0.1:{DASHBOARD_PORT}"
 
 
 def _local(workers: int | None) -> LocalCluster:
@@ -84,6 +89,7 @@ def _local(workers: int | None) -> LocalCluster:
         processes=True,
         host="127.0.0.1",
         dashboard_address=_dashboard(),
+        silence_logs=QUIET,
     )
 
 
@@ -93,6 +99,7 @@ def _threads(workers: int | None) -> LocalCluster:
         threads_per_worker=workers or os.cpu_count() or 1,
         processes=False,
         dashboard_address=_dashboard(),
+        silence_logs=QUIET,
     )
 
 

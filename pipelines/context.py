@@ -110,6 +110,7 @@ def each_shard(
     arguments: Sequence[Any] = (),
     merge: Callable[..., Any] | None = None,
     feed: Feed | None = None,
+    part: str = "",
 ) -> list[Any]:
     """Map ``function(feed, shard, *arguments)`` over shards.
 
@@ -122,7 +123,7 @@ def each_shard(
     """
     feed = feed or context.feed
     results: list[Any] = []
-    clock = _Clock(context.observer, stage, len(shards))
+    clock = _Clock(context.observer, stage, part, len(shards))
     for begin in range(0, len(shards), PASS_SHARDS):
         some = shards[begin : begin + PASS_SHARDS]
         graph = Graph()
@@ -151,8 +152,8 @@ def _nothing(value: Any) -> None:
 class _Clock:
     """Turns shards that are done into progress events."""
 
-    def __init__(self, observer: Observer, stage: str, shards: int) -> None:
-        self.observer, self.stage, self.shards = observer, stage, shards
+    def __init__(self, observer: Observer, stage: str, part: str, shards: int) -> None:
+        self.observer, self.stage, self.part, self.shards = observer, stage, part, shards
         self.done = self.rows = 0
         self.started = time.perf_counter()
 
@@ -160,4 +161,4 @@ class _Clock:
         self.done += 1
         self.rows += shard.stop - shard.start
         rate = self.rows / (time.perf_counter() - self.started)
-        self.observer(Progress(self.stage, "", self.done, self.shards, rate, "", None))
+        self.observer(Progress(self.stage, self.part, self.done, self.shards, rate, "", None))

@@ -36,13 +36,21 @@ class StageFinished(NamedTuple):
     reused: bool
 
 
+class Checkpointed(NamedTuple):
+    """A training can be taken up from here: ``round`` rounds of ``training`` are done."""
+
+    training: str
+    round: int
+    digest: str
+
+
 class Notice(NamedTuple):
     """Something a person should know: the dashboard's address, a resumed round, a warning."""
 
     text: str
 
 
-Event = StageStarted | Progress | StageFinished | Notice
+Event = StageStarted | Progress | StageFinished | Checkpointed | Notice
 Observer = Callable[[Event], None]
 
 

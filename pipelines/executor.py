@@ -5,8 +5,29 @@ from typing import Any
 
 from distributed import CancelledError, Client, KilledWorker, TimeoutError, as_completed
 
+from deepstrata.pipelines.events import Notice, Observer
 from deepstrata.pipelines.graph import Graph, Ref
 from deepstrata.schemas.errors import ClusterError
+
+
+class Workers:
+    """Notices workers that come and go."""
+
+    def __init__(self, client: Client, observer: Observer) -> None:
+        self.client, self.observer = client, observer
+        self.known = self._now()
+
+    def _now(self) -> set[str]:
+        return set(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def look(self) -> None:
+        """Tell the observer of workers that have gone or come since the last look."""
+        now = self._now()
+        for address in sorted(self.known - now):
+            self.observer(Notice(f"worker {address} is gone; what it held is computed again"))
+        for address in sorted(now - self.known):
+            self.observer(Notice(f"worker {address} has joined"))
+        self.known = now
 
 
 def execute(

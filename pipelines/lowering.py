@@ -257,7 +257,8 @@ def _store_activations(context: Context, training: Training, feed: Feed) -> Feed
     path = stores.join(training.url, "activations.zarr")
     width = training.settings.visible
     if not writing.is_complete(path):
-        _write_codes(context, training.name, feed, path, STORED, width, xr.Dataset())
+        stage, part = training.name.split("/")[0], f"input of {training.part}"
+        _write_codes(context, stage, feed, path, STORED, width, xr.Dataset(), part=part)
     return feed._replace(stored=ZarrReader(path, None, SAMPLE), below=())
 
 
@@ -401,6 +402,7 @@ def _write_codes(
     model: TrainedModel | None = None,
     layer: int | None = None,
     attrs: dict[str, Any] | None = None,
+    part: str = "",
 ) -> None:
     """Write a vector for every sample, in runs of rows as long as the longest shard."""
     samples = context.grid[-1].stop
@@ -411,7 +413,7 @@ def _write_codes(
     )
     runs = shard_grid(samples, rows)
     using = (model.model, model.params) if model else (None, None)
-    each_shard(context, stage, encode_rows, runs, (*using, layer, path, name), feed=feed)
+    each_shard(context, stage, encode_rows, runs, (*using, layer, path, name), feed=feed, part=part)
     writing.finish(path)
 
 

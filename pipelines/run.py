@@ -1,7 +1,7 @@
 """Running a pipeline: ``run``, ``resume`` and what they return."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,6 +14,8 @@ from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import cluster, environment, meter, sources
 from deepstrata.pipelines.context import Context, digest_of, pipeline_digest, stage_digest
 from deepstrata.pipelines.events import (
+    Checkpointed,
+    Event,
     Notice,
     Observer,
     StageFinished,
@@ -24,7 +26,7 @@ from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.lowering import lower, save_final_model
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
 from deepstrata.schemas.pipelines import Pipeline
-from deepstrata.schemas.runs import Digests, RunManifest, StageRecord
+from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
 from deepstrata.storage import runs, stores
 from deepstrata.storage.datasets import open_dataset
@@ -224,8 +226,20 @@ class _State:
     def __init__(
         self, path: str, manifest: RunManifest, client: Client, observer: Observer
     ) -> None:
-        self.path, self.manifest, self.client, self.observer = path, manifest, client, observer
+        self.path, self.manifest, self.client, self.listener = path, manifest, client, observer
         self.done = {record.name: record for record in manifest.stages}
+
+    def observer(self, event: Event) -> None:
+        """Put checkpoints into the manifest as they are reached; pass everything on."""
+        if isinstance(event, Checkpointed):
+            record = CheckpointRecord(stage=event.training, round=event.round, digest=event.digest)
+            self.passed([record])
+        self.listener(event)
+
+    def passed(self, records: Iterable[CheckpointRecord]) -> None:
+        """Record checkpoints, each once."""
+        found = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, *records)}
+        self.update(checkpoints=tuple(found.values()))
 
     def update(self, **changes: Any) -> None:
         """Change the manifest and write it."""
@@ -296,8 +310,7 @@ class _State:
         if record is not before:
             record = record.model_copy(update={"wait": _wait(waited, _seconds(self.client))})
             self.finished(record)
-        passed = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, *context.checkpoints)}
-        self.update(checkpoints=tuple(passed.values()))
+        self.passed(context.checkpoints)
         self.observer(
             StageFinished(
                 stage.name, stage.kind, record.seconds, record.metrics, reused=record is before

@@ -147,5 +147,5 @@ def _with_codes(report: Report, context: Context) -> Report:
         name = context.feed.columns.labels
     else:
         labels = np.concatenate([batch.rows for batch in batches]).astype(float)
-        name = context.feed.columns.sample_dim
+        name = f"row along {context.feed.columns.sample_dim}"
     return report._replace(codes=codes, code_labels=labels, code_labels_name=name)

@@ -16,8 +16,8 @@ from distributed import Client
 from deepstrata.ops import backend, models
 from deepstrata.ops.partials import Batch, add_stats
 from deepstrata.pipelines import feeds
-from deepstrata.pipelines.events import Notice, Observer, Progress
-from deepstrata.pipelines.executor import execute
+from deepstrata.pipelines.events import Checkpointed, Notice, Observer, Progress
+from deepstrata.pipelines.executor import Workers, execute
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.graph import Graph, Ref
 from deepstrata.pipelines.history import history_urls, merge_rows
@@ -309,12 +309,14 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
     newest = checkpoints.latest(directory) or _begin(client, training)
     if newest.round:
         observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
-    first, examples = newest.round, 0
+    first, examples, workers = newest.round, 0, Workers(client, observer)
     for window in windows(rounds[newest.round :], training.every):
         clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)
         newest = _run_window(client, training, window, newest, clock)
         examples += sum(this.rows for this in window)
+        observer(Checkpointed(training.name, newest.round, newest.digest()))
         checkpoints.prune(directory, KEEP)
+        workers.look()
     url = checkpoints.part_url(checkpoint_url(training, newest.round), "state")
     state = checkpoints.load_part(url, training.example(), newest.parts["state"])
     history, records = read_history(training)

@@ -46,7 +46,7 @@ class StageRecord(Declaration):
     """Share of the task time that was spent reading data."""
     metrics: dict[str, float] = {}
     outputs: dict[str, str] = {}
-    """Paths below the run directory (or URLs) by what they are."""
+    """By what they are: absolute paths or URLs of what was written, SHA-256 of parameters."""
 
 
 class RunManifest(Document):

@@ -15,7 +15,7 @@ from support import StopAfter, dbn_pipeline, same, stopping
 
 from deepstrata import Synchronous
 from deepstrata.pipelines.cluster import connect
-from deepstrata.pipelines.events import Progress, StageFinished
+from deepstrata.pipelines.events import Notice, Progress, StageFinished
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.run import Run, open_run, resume, run
 from deepstrata.pipelines.verify import verify
@@ -61,17 +61,21 @@ def test_processes_give_the_same_bits(workers: int, reference: Run, bars_path, o
 
 def test_a_killed_worker_changes_nothing(reference: Run, bars_path: str, out: str) -> None:
     killed: list[int] = []
+    said: list[str] = []
 
     with connect("local", workers=2) as processes:
         pids = list(processes.run(os.getpid).values())
 
         def kill(event: object) -> None:
+            if isinstance(event, Notice):
+                said.append(event.text)
             if isinstance(event, Progress) and event.stage == "finetune" and not killed:
                 killed.append(pids[0])
                 os.kill(pids[0], signal.SIGKILL)
 
         same(reference, run(dbn_pipeline(bars_path), processes, out=out, observer=kill))
     assert killed
+    assert any("is gone; what it held is computed again" in text for text in said)
 
 
 def test_a_worker_that_joins_changes_nothing(reference: Run, bars_path: str, out: str) -> None:
