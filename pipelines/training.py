@@ -309,6 +309,7 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
     newest = checkpoints.latest(directory) or _begin(client, training)
     if newest.round:
         observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
+    observer(Checkpointed(training.name, newest.round, newest.digest()))
     first, examples, workers = newest.round, 0, Workers(client, observer)
     for window in windows(rounds[newest.round :], training.every):
         clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)
