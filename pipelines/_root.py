@@ -115,3 +115,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(f"deepstrata.{_LAZY[name]}"), name)
     raise AttributeError(f"module 'deepstrata' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -18,6 +18,7 @@ from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.model import UNIT, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import RATES, Trained, Training, train
+from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.models import DBN, RBM, Model
 from deepstrata.schemas.runs import StageRecord
@@ -137,7 +138,10 @@ def _(stage: Scale | Standardise, context: Context) -> StageRecord:
         key=key,
         seconds=time.perf_counter() - started,
         examples=context.total(0),
-        outputs={"affine": url, "digest": context.feed.affine[-1].digest},
+        outputs={
+            "affine": stores.relative(url, context.path),
+            "digest": context.feed.affine[-1].digest,
+        },
     )
 
 
@@ -360,7 +364,7 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
         if confusion is not None:
             url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
             stores.write_bytes(url, json.dumps(np.asarray(confusion).tolist()).encode())
-            outputs[f"confusion_{name}"] = url
+            outputs[f"confusion_{name}"] = stores.relative(url, context.path)
         metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
     return StageRecord(
         name=stage.name,
@@ -421,12 +425,12 @@ def _write_codes(
 def _(stage: Encode, context: Context) -> StageRecord:
     used = _used_model(stage, context)
     key = stage_digest(stage, context.chain, used.key)
-    path = stage.path or stores.join(context.path, "codes.zarr")
+    path = stores.absolute(stage.path or stores.join(context.path, "codes.zarr"))
     done = context.record(stage.name)
     if done is not None and done.key == key and writing.is_complete(path):
         return done
     started = time.perf_counter()
-    writing.discard(path)
+    _make_room(context, stage, path)
     width = models.code_width(used.model, context.visible, stage.layer)
     attrs = {"long_name": "code", "model": used.model.kind, "pipeline": context.pipeline.name}
     _write_codes(
@@ -447,8 +451,19 @@ def _(stage: Encode, context: Context) -> StageRecord:
         key=key,
         seconds=time.perf_counter() - started,
         examples=context.grid[-1].stop,
-        outputs={"codes": path},
+        outputs={"codes": stores.relative(path, context.path)},
     )
+
+
+def _make_room(context: Context, stage: Encode, path: str) -> None:
+    """Remove what this stage wrote before; what somebody else wrote stays."""
+    done = context.record(stage.name)
+    own = done is not None and stores.resolved(done.outputs["codes"], context.path) == path
+    if stores.exists(path) and not own and writing.is_complete(path):
+        raise StorageError(
+            f"{path}: exists already; give stage {stage.name!r} another path, or remove it"
+        )
+    writing.discard(path)
 
 
 def save_final_model(context: Context, path: str) -> str:

@@ -41,7 +41,7 @@ from deepstrata.storage.shards import Shard, shard_grid
 from deepstrata.storage.splits import assign
 
 #: What a worker process takes before it has read a byte: Python, NumPy, numba, Dask, xarray, Zarr.
-BASE_BYTES = 450 << 20
+BASE_BYTES = 512 << 20
 
 
 class Step(NamedTuple):

@@ -1,7 +1,7 @@
 """Running a pipeline: ``run``, ``resume`` and what they return."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from functools import cached_property
@@ -25,7 +25,8 @@ from deepstrata.pipelines.events import (
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.lowering import lower, save_final_model
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
-from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.pipelines.pipeline import Pipeline
+from deepstrata.schemas import pipelines
 from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
 from deepstrata.storage import runs, stores
@@ -46,6 +47,11 @@ class Run:
     def __init__(self, path: str) -> None:
         self.path = path
         self.manifest: RunManifest = runs.read_manifest(path)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline, to run again or to change."""
+        return Pipeline.model_validate(self.manifest.pipeline.model_dump())
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -72,7 +78,9 @@ class Run:
         """What the (last) encode stage wrote, lazily; None without such a stage."""
         for record in reversed(self.manifest.stages):
             if record.kind == "encode":
-                return open_dataset(record.outputs["codes"], chunked=True)
+                return open_dataset(
+                    stores.resolved(record.outputs["codes"], self.path), chunked=True
+                )
         return None
 
     @property
@@ -80,7 +88,7 @@ class Run:
         """Path of the report; None without one."""
         for record in self.manifest.stages:
             if record.kind == "report":
-                return record.outputs["report"]
+                return stores.resolved(record.outputs["report"], self.path)
         return None
 
     def __repr__(self) -> str:
@@ -100,7 +108,7 @@ def open_run(path: str) -> Run:
 
 
 def run(
-    pipeline: Pipeline,
+    pipeline: pipelines.Pipeline,
     client: Client | None = None,
     *,
     out: str | None = None,
@@ -251,10 +259,7 @@ class _State:
         self.done[record.name] = record
         names = ["ingest", "inspect", *(stage.name for stage in self.manifest.pipeline.stages)]
         stages = tuple(self.done[name] for name in names if name in self.done)
-        metrics = {
-            key: value for r in stages if r.kind == "evaluate" for key, value in r.metrics.items()
-        }
-        self.update(stages=stages, metrics=metrics)
+        self.update(stages=stages, metrics=_metrics([r for r in stages if r.kind == "evaluate"]))
 
     def go(self, data: Any) -> None:
         """Run every stage that is not done."""
@@ -356,10 +361,19 @@ class _State:
                 kind=stage.kind,
                 key=stage_digest(stage),
                 seconds=seconds,
-                outputs={"report": path},
+                outputs={"report": stores.relative(path, self.path)},
             )
         )
         self.observer(StageFinished(stage.name, stage.kind, seconds, {}, reused=False))
+
+
+def _metrics(evaluated: Sequence[StageRecord]) -> dict[str, float]:
+    """Return all results; those of any evaluation but the last carry the name of its stage."""
+    found: dict[str, float] = {}
+    for i, record in enumerate(evaluated):
+        prefix = "" if i == len(evaluated) - 1 else f"{record.name}_"
+        found |= {prefix + name: value for name, value in record.metrics.items()}
+    return found
 
 
 def _seconds(client: Client) -> dict[str, float]:

@@ -145,7 +145,7 @@ def ingest_source(
         key=key,
         seconds=seconds,
         examples=int(samples[0]) if samples and samples[0] else 0,
-        outputs={"data": dest},
+        outputs={"data": stores.relative(dest, path)},
     )
     observer(StageFinished("ingest", "ingest", seconds, {}, reused=False))
     return found, record
@@ -213,7 +213,7 @@ def inspect(context: Context) -> tuple[StageRecord, str]:
             seconds=seconds,
             examples=context.grid[-1].stop,
             metrics=metrics,
-            outputs={"inspected": url},
+            outputs={"inspected": stores.relative(url, context.path)},
         )
     )
     return record, data

@@ -117,7 +117,8 @@ def _with_confusion(report: Report, run: Run, context: Context) -> Report:
         for part in ("test", "validation", "train"):
             url = record.outputs.get(f"confusion_{part}")
             if url is not None:
-                counts = np.asarray(json.loads(stores.read_bytes(url)))
+                data = stores.read_bytes(stores.resolved(url, run.path))
+                counts = np.asarray(json.loads(data))
                 return report._replace(confusion=counts, class_names=_class_names(context))
     return report
 

@@ -46,7 +46,8 @@ class StageRecord(Declaration):
     """Share of the task time that was spent reading data."""
     metrics: dict[str, float] = {}
     outputs: dict[str, str] = {}
-    """By what they are: absolute paths or URLs of what was written, SHA-256 of parameters."""
+    """By what they are: paths of what was written (relative to the run directory where they lie in
+    it), SHA-256 of parameters."""
 
 
 class RunManifest(Document):

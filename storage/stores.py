@@ -53,6 +53,16 @@ def join(url: str | os.PathLike[str], *parts: str) -> str:
     return "/".join([os.fspath(url).rstrip("/"), *(part.strip("/") for part in parts)])
 
 
+def relative(url: str, base: str) -> str:
+    """Return ``url`` as seen from the directory ``base``, if it is below it; else ``url``."""
+    return url.removeprefix(base.rstrip("/") + "/")
+
+
+def resolved(url: str, base: str) -> str:
+    """Undo ``relative``: return where ``url`` is, seen from the directory ``base``."""
+    return url if "://" in url or os.path.isabs(url) else join(base, url)
+
+
 @contextmanager
 def explained(url: str | os.PathLike[str], action: str) -> Iterator[None]:
     """Turn what goes wrong inside into a StorageError that names ``url`` and what to do.

@@ -1,10 +1,10 @@
 """The report: one HTML file that shows a run, needs no network and runs no script."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array
+from deepstrata.storage import stores
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,12 +44,11 @@ class Report(NamedTuple):
     code_labels_name: str = ""
 
 
-def write_report(report: Report, path: str | Path) -> Path:
-    """Write ``report`` as one HTML file and return its path."""
+def write_report(report: Report, path: str) -> str:
+    """Write ``report`` as one HTML file, whole or not at all, and return its path or URL."""
     from deepstrata.pipelines.report.page import page
 
-    path = Path(path)
-    path.write_text(page(report), encoding="utf-8")
+    stores.write_bytes(path, page(report).encode())
     return path
 
 

@@ -177,9 +177,8 @@ def show(rates: dict[str, list[float]]) -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     print(f"CD-1 {VISIBLE} x {HIDDEN}, batch {BATCH}; load {os.getloadavg()[0]:.2f}")
     for name, values in rates.items():
-        print(
-            f"  {name:34s} {medians[name]:9,.0f} examples/s  ({min(values):,.0f} to {max(values):,.0f})"
-        )
+        spread = f"({min(values):,.0f} to {max(values):,.0f})"
+        print(f"  {name:34s} {medians[name]:9,.0f} examples/s  {spread}")
     names = list(medians)
     for a, b in ((1, 0), (2, 1), (3, 2), (3, 4), (3, 5), (3, 6)):
         pairs = zip(rates[names[a]], rates[names[b]], strict=True)

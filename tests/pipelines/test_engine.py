@@ -219,3 +219,21 @@ def test_the_place_of_the_data_is_no_difference(
     elsewhere = shutil.copytree(bars_path, tmp_path / "elsewhere.zarr")
     run(dbn_pipeline(str(elsewhere)), client, out=out)
     assert verify(reference.path, out).same
+
+
+def test_a_run_can_be_moved(bars_path: str, client: Client, tmp_path: Path) -> None:
+    run(dbn_pipeline(bars_path), client, out=str(tmp_path / "before"))
+    shutil.move(tmp_path / "before", tmp_path / "after")
+    moved = open_run(str(tmp_path / "after"))
+    assert moved.codes["code"].shape == (240, 8)
+    assert resume(moved.path, client).manifest.weights_sha256 == moved.manifest.weights_sha256
+    assert moved.pipeline.replace(seed=1).seed == 1
+
+
+def test_codes_of_others_are_not_overwritten(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    theirs = os.path.join(reference.path, "codes.zarr")
+    with pytest.raises(StorageError, match="exists already"):
+        run(dbn_pipeline(bars_path).replace(**{"encode.path": theirs}), client, out=out)
+    assert reference.codes["code"].shape == (240, 8)

@@ -127,7 +127,7 @@ def full_report() -> Report:
 
 
 def test_it_shows_everything(tmp_path: Path) -> None:
-    path = write_report(full_report(), tmp_path / "report.html")
+    path = Path(write_report(full_report(), str(tmp_path / "report.html")))
     text = path.read_text(encoding="utf-8")
     reader = Reader(text)
     words = "".join(reader.text)
