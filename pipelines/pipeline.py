@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from deepstrata.pipelines.events import Observer, ignore
+from deepstrata.pipelines.events import Observer
 from deepstrata.schemas import pipelines
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Pipeline(pipelines.Pipeline):
         *,
         out: str | None = None,
         data: Any = None,
-        observer: Observer = ignore,
+        observer: Observer | None = None,
     ) -> "Run":
         """Run on a client's cluster, or on a local one: see ``deepstrata.run``."""
         from deepstrata.pipelines.run import run

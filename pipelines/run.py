@@ -20,7 +20,6 @@ from deepstrata.pipelines.events import (
     Observer,
     StageFinished,
     StageStarted,
-    ignore,
 )
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.lowering import lower, save_final_model
@@ -113,7 +112,7 @@ def run(
     *,
     out: str | None = None,
     data: Any = None,
-    observer: Observer = ignore,
+    observer: Observer | None = None,
 ) -> Run:
     """Run a pipeline and return the run.
 
@@ -127,7 +126,8 @@ def run(
     data
         The ``xarray.Dataset`` that a ``DatasetSource`` reads.
     observer
-        Called with every event: see ``deepstrata.pipelines.events``.
+        Called with every event (see ``deepstrata.pipelines.events``); by default progress is shown
+        in the notebook or on standard error. ``deepstrata.pipelines.events.ignore`` keeps silent.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def run(
     """
     sources.check_source(pipeline, data)
     path = runs.check_free(out or runs.free_path(pipeline.name))
-    with _session(client) as session:
+    with _watched(observer) as watch, _session(client) as session:
         description = cluster.check(session)
         manifest = RunManifest(
             run=path.rstrip("/").rsplit("/", 1)[-1],
@@ -145,7 +145,7 @@ def run(
             environment=environment.environment(description, {}),
             cluster=_cluster_notes(session),
         )
-        return _execute(path, manifest, session, data, observer)
+        return _execute(path, manifest, session, data, watch)
 
 
 def resume(
@@ -154,7 +154,7 @@ def resume(
     *,
     changes: dict[str, Any] | None = None,
     data: Any = None,
-    observer: Observer = ignore,
+    observer: Observer | None = None,
 ) -> Run:
     """Go on with a run from its last checkpoint; what is finished and unchanged is kept.
 
@@ -167,12 +167,12 @@ def resume(
     path = runs.open_run_directory(path)
     manifest = runs.read_manifest(path)
     pipeline = manifest.pipeline.replace(**changes) if changes else manifest.pipeline
-    with _session(client) as session:
+    with _watched(observer) as watch, _session(client) as session:
         description = cluster.check(session)
         now = environment.environment(description, {})
         for what, before in manifest.environment.bits.items():
             if now.bits.get(what) != before:
-                observer(
+                watch(
                     Notice(
                         f"the environment has changed: {what} was {before!r}, is "
                         f"{now.bits.get(what)!r}; results may differ in their last bits"
@@ -186,7 +186,19 @@ def resume(
             "environment": now,
             "cluster": _cluster_notes(session),
         }
-        return _execute(path, manifest.model_copy(update=update), session, data, observer)
+        return _execute(path, manifest.model_copy(update=update), session, data, watch)
+
+
+@contextmanager
+def _watched(observer: Observer | None) -> Iterator[Observer]:
+    """Yield the observer, or one that suits the notebook, terminal or log that this writes to."""
+    if observer is not None:
+        yield observer
+        return
+    from deepstrata.pipelines.progress import observer_for
+
+    with observer_for() as watcher:
+        yield watcher
 
 
 @contextmanager

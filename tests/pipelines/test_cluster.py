@@ -1,0 +1,123 @@
+"""Local clusters: on loopback only, one BLAS thread, an allocator that keeps its pages."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+from distributed import Client
+
+from deepstrata.pipelines import cluster, environment
+from deepstrata.pipelines.cluster import check, connect, dashboard, send_at_once
+from deepstrata.schemas.errors import ClusterError
+
+
+def listening(pid: int) -> set[str]:
+    """Return the addresses on which a process of this machine listens, by /proc."""
+    inodes = set()
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            inodes.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except FileNotFoundError:
+            continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{pid}/net/{table}") as lines:
+            for line in list(lines)[1:]:
+                fields = line.split()
+                if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                    found.add(fields[1].split(":")[0])
+    return found
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    with connect("local", workers=1) as client:
+        check(client)
+        yield client
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="reads Linux's /proc")
+def test_nothing_listens_beyond_loopback(processes: Client) -> None:
+    workers = processes.run(os.getpid)
+    assert listening(os.getpid())
+    for pid in (os.getpid(), *workers.values()):
+        assert listening(pid) <= LOOPBACK
+
+
+def test_workers_are_told_to_keep_their_pages(processes: Client) -> None:
+    (found,) = processes.run(environment.describe).values()
+    assert found["allocator"] == environment.ALLOCATOR
+
+
+def test_a_task_has_one_blas_thread(processes: Client) -> None:
+    (found,) = processes.run(environment.blas_bits).values()
+    assert found
+    assert all(text.endswith("1 thread(s)") for text in found.values())
+
+
+def test_messages_are_sent_at_once(processes: Client) -> None:
+    """Fails when Dask renames what ``send_at_once`` sets: then look again, and at the speed."""
+
+    def worker(dask_worker) -> float:
+        return dask_worker.batched_stream.interval
+
+    def scheduler(dask_scheduler) -> list[float]:
+        return [stream.interval for stream in dask_scheduler.stream_comms.values()]
+
+    assert list(processes.run(worker).values()) == [0]
+    assert processes.run_on_scheduler(scheduler) == [0]
+
+
+def test_streams_of_another_dask_are_left_alone() -> None:
+    send_at_once(None)
+    other = SimpleNamespace(period=5)
+    send_at_once(other)
+    assert vars(other) == {"period": 5}
+
+
+def test_the_dashboard_of_threads_is_where_it_listens(client: Client) -> None:
+    assert str(dashboard(client)).startswith("http://127.0.0.1:")
+
+
+def test_another_version_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = environment.describe()
+    theirs = mine | {"notes": mine["notes"] | {"deepstrata": "0.0.1"}}
+    monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": theirs})
+    with pytest.raises(ClusterError, match=r"tcp://a:1 runs deepstrata 0\.0\.1 .*install the same"):
+        check(client)
+
+
+def test_a_worker_that_cannot_import_is_named(client: Client, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'deepstrata'", name="deepstrata")
+
+    monkeypatch.setattr(client, "run", fail)
+    with pytest.raises(ClusterError, match="No module named 'deepstrata'.*install deepstrata"):
+        check(client)
+
+
+def test_workers_with_other_bits_are_refused(client: Client, monkeypatch) -> None:
+    mine = environment.describe()
+    other = mine | {"bits": mine["bits"] | {"numpy": "1.0"}}
+    monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": mine, "tcp://b:1": other})
+    with pytest.raises(ClusterError, match=r"numpy is .* on tcp://a:1 and '1\.0' on tcp://b:1"):
+        check(client)
+
+
+def test_a_run_directory_that_workers_do_not_see_is_refused(client: Client, monkeypatch) -> None:
+    monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": True, "tcp://b:1": False})
+    with pytest.raises(ClusterError, match="tcp://b:1 does not see"):
+        cluster.check_shared(client, "/somewhere/run.json")
+
+
+def test_cuda_without_its_packages_says_what_to_install() -> None:
+    try:
+        import cupy  # noqa: F401
+    except ImportError:
+        with pytest.raises(ClusterError, match="deepstrata\\[gpu\\]"), connect("cuda"):
+            pass
+    else:
+        pytest.skip("CuPy is installed: the message is for machines without it")
