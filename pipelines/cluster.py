@@ -99,6 +99,7 @@ def _threads(workers: int | None) -> LocalCluster:
         threads_per_worker=workers or os.cpu_count() or 1,
         processes=False,
         dashboard_address=_dashboard(),
+        worker_dashboard_address="127.0.0.1:0",
         silence_logs=QUIET,
     )
 

@@ -44,13 +44,13 @@ pipeline = Pipeline(
             strategy=LocalSteps(batch=100, steps=50, shards=2),
         ),
         FineTune(
-            epochs=40,
+            epochs=30,
             optimiser=SGD(
-                learning_rate=Linear(start=0.3, end=0.003, epochs=40),
+                learning_rate=Linear(start=0.4, end=0.004, epochs=30),
                 momentum=0.9,
                 weight_decay=1e-5,
             ),
-            strategy=LocalSteps(batch=100, steps=50, shards=2),
+            strategy=LocalSteps(batch=50, steps=100, shards=2),
         ),
         Evaluate(),
         Encode(),

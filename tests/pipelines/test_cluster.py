@@ -40,7 +40,8 @@ def processes():
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="reads Linux's /proc")
-def test_nothing_listens_beyond_loopback(processes: Client) -> None:
+def test_nothing_listens_beyond_loopback(processes: Client, client: Client) -> None:
+    assert client.scheduler_info()["workers"]  # the threads of this process
     workers = processes.run(os.getpid)
     assert listening(os.getpid())
     for pid in (os.getpid(), *workers.values()):
