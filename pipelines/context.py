@@ -19,6 +19,7 @@ from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import CheckpointRecord, StageRecord
+from deepstrata.schemas.stages import Encode, Evaluate
 from deepstrata.storage.shards import Shard
 
 #: Shards of one graph in a pass over the data; a pass over more is several graphs.
@@ -71,8 +72,19 @@ class Context:
         return sum(counts[part] for counts in self.counts)
 
     def record(self, name: str) -> StageRecord | None:
-        """Return what is recorded of a stage, if it is finished."""
+        """Return what is recorded of a stage, whatever its key was."""
         return next((record for record in self.records if record.name == name), None)
+
+    def finished(self, name: str, key: str) -> StageRecord | None:
+        """Return what is recorded of a stage that is done and has not changed since."""
+        record = self.record(name)
+        return record if record is not None and record.key == key else None
+
+    def model_of(self, stage: Evaluate | Encode) -> TrainedModel:
+        """Return the trained model that a stage uses."""
+        start = self.pipeline.start_of(stage)
+        assert start is not None
+        return self.trained[start.name]
 
 
 def digest_of(*things: Any) -> str:

@@ -16,7 +16,7 @@ from deepstrata.schemas.runs import Environment
 #: Packages whose version is noted for people.
 NOTED = ("deepstrata", "dask", "distributed", "xarray", "zarr", "zarrs", "pydantic")
 #: Modules of pipelines that can change a bit of a result; the rest only shows or starts things.
-COMPUTING = ("feeds", "graph", "lowering", "rounds", "strategies", "training")
+COMPUTING = ("feeds", "graph", "rounds", "strategies", "training", "windows")
 #: What a worker's process should say of memory, or each NumPy temporary costs fresh pages.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 
@@ -33,7 +33,7 @@ def package_version(name: str) -> str:
 def code_digest() -> str:
     """Return the SHA-256 of the sources that a result depends on."""
     root = Path(__file__).parent.parent
-    folders = [root / name for name in ("ops", "schemas", "storage")]
+    folders = [root / name for name in ("ops", "schemas", "storage", "pipelines/lowering")]
     files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
     files += [root / "pipelines" / f"{name}.py" for name in COMPUTING]
     digest = sha256()

@@ -15,7 +15,8 @@ from deepstrata.pipelines import sources
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.rounds import epoch_rounds
 from deepstrata.pipelines.strategies import Learning, initial_state, replica_count
-from deepstrata.pipelines.training import GROUPS_IN_FLIGHT, KEEP
+from deepstrata.pipelines.training import KEEP
+from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model

@@ -10,11 +10,12 @@ from deepstrata.ops.partials import Batch
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
+from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
-from deepstrata.pipelines.run import Run
 from deepstrata.schemas import stages
 from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import stores
 from deepstrata.storage.splits import PARTS
@@ -23,20 +24,22 @@ CODES = 1500  #: codes drawn as points, ...
 CODE_SHARDS = 32  #: ... from so many shards, evenly along the samples
 
 
-def write_run_report(run: Run, context: Context, stage: stages.Report, path: str) -> None:
+def write_run_report(
+    run: str, manifest: RunManifest, context: Context, stage: stages.Report, path: str
+) -> None:
     """Write the report of a run whose stages are all done."""
-    write_report(gather(run, context, stage), path)
+    write_report(gather(run, manifest, context, stage), path)
 
 
-def gather(run: Run, context: Context, stage: stages.Report) -> Report:
+def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Report) -> Report:
     """Return what the report shows: numbers of the run, and pictures from a few samples."""
     batch, where = _examples(context, stage.examples)
     pretrained = _first(context, stages.Pretrain)
     report = Report(
         title=context.pipeline.name,
-        manifest=run.manifest,
-        history=run.history,
-        command=f"deepstrata run {run.path}/pipeline.json",
+        manifest=manifest,
+        history=history_tree(run),
+        command=f"deepstrata run {run}/pipeline.json",
         plan=_plan(context),
     )
     if pretrained is not None:
@@ -46,7 +49,7 @@ def gather(run: Run, context: Context, stage: stages.Report) -> Report:
             reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
             reconstructions_of=where,
         )
-    report = _with_confusion(report, run, context)
+    report = _with_confusion(report, run, manifest, context)
     return _with_codes(report, context)
 
 
@@ -112,12 +115,12 @@ def reconstruct(trained: TrainedModel, x: Array) -> Array:
     return x
 
 
-def _with_confusion(report: Report, run: Run, context: Context) -> Report:
-    for record in run.manifest.stages:
+def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Context) -> Report:
+    for record in manifest.stages:
         for part in ("test", "validation", "train"):
             url = record.outputs.get(f"confusion_{part}")
             if url is not None:
-                data = stores.read_bytes(stores.resolved(url, run.path))
+                data = stores.read_bytes(stores.resolved(url, run))
                 counts = np.asarray(json.loads(data))
                 return report._replace(confusion=counts, class_names=_class_names(context))
     return report

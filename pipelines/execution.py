@@ -1,0 +1,193 @@
+"""Carrying out a pipeline, stage by stage, with the manifest always saying how far it is."""
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from distributed import Client
+
+from deepstrata.ops.backend import Backend
+from deepstrata.pipelines import environment, meter, sources
+from deepstrata.pipelines.context import Context, digest_of, pipeline_digest, stage_digest
+from deepstrata.pipelines.events import (
+    Checkpointed,
+    Event,
+    Observer,
+    StageFinished,
+    StageStarted,
+)
+from deepstrata.pipelines.lowering import lower, save_final_model
+from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
+from deepstrata.schemas.stages import Report
+from deepstrata.storage import runs, stores
+
+
+def now() -> str:
+    """Return the time, for people."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class Execution:
+    """A run while it goes on; keeps the manifest on disk in step with it."""
+
+    def __init__(
+        self, path: str, manifest: RunManifest, client: Client, observer: Observer
+    ) -> None:
+        self.path, self.manifest, self.client, self.listener = path, manifest, client, observer
+        self.done = {record.name: record for record in manifest.stages}
+
+    def observer(self, event: Event) -> None:
+        """Put checkpoints into the manifest as they are reached; pass everything on."""
+        if isinstance(event, Checkpointed):
+            record = CheckpointRecord(stage=event.training, round=event.round, digest=event.digest)
+            self.passed([record])
+        self.listener(event)
+
+    def passed(self, records: Iterable[CheckpointRecord]) -> None:
+        """Record checkpoints, each once."""
+        found = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, *records)}
+        self.update(checkpoints=tuple(found.values()))
+
+    def update(self, **changes: Any) -> None:
+        """Change the manifest and write it."""
+        self.manifest = self.manifest.model_copy(update=changes)
+        runs.write_manifest(self.path, self.manifest)
+
+    def finished(self, record: StageRecord) -> None:
+        """Record a finished stage."""
+        self.done[record.name] = record
+        names = ["ingest", "inspect", *(stage.name for stage in self.manifest.pipeline.stages)]
+        stages = tuple(self.done[name] for name in names if name in self.done)
+        self.update(stages=stages, metrics=_metrics([r for r in stages if r.kind == "evaluate"]))
+
+    def go(self, data: Any) -> None:
+        """Run every stage that is not done."""
+        pipeline = self.manifest.pipeline
+        before = _seconds(self.client)
+        source, record = sources.ingest_source(
+            pipeline, self.path, list(self.done.values()), self.observer
+        )
+        if record is not None:
+            self.finished(record)
+        context = self._open(source, data)
+        record, data_digest = sources.inspect(context)
+        self.finished(record)
+        context.chain = digest_of(context.chain, data_digest)
+        for stage in pipeline.stages:
+            if not isinstance(stage, Report):
+                self._stage(stage, context)
+        weights = save_final_model(context, stores.join(self.path, "model"))
+        self._conclude(context, data_digest, weights, before)
+        for stage in pipeline.stages:
+            if isinstance(stage, Report):
+                self._report(stage, context)
+        self.update(status="finished", finished=now())
+
+    def _open(self, source: Any, data: Any) -> Context:
+        pipeline = self.manifest.pipeline
+        opened = sources.open_source(pipeline, source, data)
+        split = sources.split_of(pipeline)
+        return Context(
+            client=self.client,
+            pipeline=pipeline,
+            path=self.path,
+            observer=self.observer,
+            feed=sources.feed_of(pipeline, opened, self._backend()),
+            grid=opened.grid,
+            visible=opened.visible,
+            coords=opened.coords,
+            chain=stage_digest(pipeline.source, str(pipeline.seed), stage_digest(split)),
+            records=list(self.done.values()),
+        )
+
+    def _backend(self) -> Backend:
+        return "numpy" if self.manifest.environment.bits["device"] == "cpu" else "cupy"
+
+    def _stage(self, stage: Any, context: Context) -> None:
+        before = context.record(stage.name)
+        self.observer(StageStarted(stage.name, stage.kind, 0))
+        waited = _seconds(self.client)
+        record = lower(stage, context)
+        if record is None:
+            self.observer(StageFinished(stage.name, stage.kind, 0.0, {}, reused=False))
+            return
+        if record is not before:
+            record = record.model_copy(update={"wait": _wait(waited, _seconds(self.client))})
+            self.finished(record)
+        self.passed(context.checkpoints)
+        self.observer(
+            StageFinished(
+                stage.name, stage.kind, record.seconds, record.metrics, reused=record is before
+            )
+        )
+
+    def _conclude(
+        self, context: Context, data: str, weights: str, before: dict[str, float]
+    ) -> None:
+        """Say what the whole run came to."""
+        trainings = [r for r in self.manifest.stages if r.kind in ("pretrain", "finetune")]
+        seconds = sum(r.seconds for r in trainings)
+        digests = Digests(
+            data=data,
+            pipeline=pipeline_digest(self.manifest.pipeline),
+            code=environment.code_digest(),
+            environment=digest_of(self.manifest.environment.bits),
+            weights=weights,
+        )
+        peaks = self.client.run(meter.peak_bytes)
+        self.update(
+            digests=digests,
+            weights_sha256=weights,
+            fingerprint=digest_of(
+                digests.data, digests.pipeline, digests.environment, digests.weights
+            ),
+            examples_per_second=sum(r.examples for r in trainings) / seconds if seconds else 0.0,
+            data_wait=_wait(before, _seconds(self.client)),
+            peak_worker_bytes=max(peaks.values()),
+        )
+
+    def _report(self, stage: Report, context: Context) -> None:
+        from deepstrata.pipelines.summary import write_run_report
+
+        self.observer(StageStarted(stage.name, stage.kind, 0))
+        started = time.perf_counter()
+        path = stores.join(self.path, "report.html")
+        write_run_report(self.path, self.manifest, context, stage, path)
+        seconds = time.perf_counter() - started
+        self.finished(
+            StageRecord(
+                name=stage.name,
+                kind=stage.kind,
+                key=stage_digest(stage),
+                seconds=seconds,
+                outputs={"report": stores.relative(path, self.path)},
+            )
+        )
+        self.observer(StageFinished(stage.name, stage.kind, seconds, {}, reused=False))
+
+
+def _metrics(evaluated: Sequence[StageRecord]) -> dict[str, float]:
+    """Return all results; those of any evaluation but the last carry the name of its stage."""
+    found: dict[str, float] = {}
+    for i, record in enumerate(evaluated):
+        prefix = "" if i == len(evaluated) - 1 else f"{record.name}_"
+        found |= {prefix + name: value for name, value in record.metrics.items()}
+    return found
+
+
+def _seconds(client: Client) -> dict[str, float]:
+    """Return what all workers have spent on reading and computing so far."""
+    total: dict[str, float] = {}
+    for spent in client.run(meter.seconds).values():
+        for what, value in spent.items():
+            total[what] = total.get(what, 0.0) + value
+    return total
+
+
+def _wait(before: dict[str, float], after: dict[str, float]) -> float:
+    """Return the share of the time since ``before`` that was spent reading."""
+    read, compute = (
+        max(after.get(what, 0.0) - before.get(what, 0.0), 0.0) for what in ("read", "compute")
+    )
+    return read / (read + compute) if read + compute else 0.0

@@ -1,0 +1,73 @@
+"""Measuring a trained model."""
+
+import json
+import time
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from deepstrata.ops import models
+from deepstrata.ops.partials import add_stats
+from deepstrata.pipelines import feeds
+from deepstrata.pipelines.context import Context, each_shard, stage_digest
+from deepstrata.pipelines.feeds import Feed, Saved
+from deepstrata.pipelines.lowering.table import lower
+from deepstrata.pipelines.meter import measure
+from deepstrata.pipelines.training import RATES
+from deepstrata.schemas.models import Model
+from deepstrata.schemas.runs import StageRecord
+from deepstrata.schemas.stages import Evaluate
+from deepstrata.storage import stores
+from deepstrata.storage.shards import Shard
+from deepstrata.storage.splits import PARTS
+
+
+def merge_sums(*sums: dict[str, Any]) -> dict[str, Any]:
+    """Add what shards found, in their order."""
+    return reduce(add_stats, sums)
+
+
+def evaluate_shard(
+    feed: Feed, shard: Shard, model: Model, params: Saved, part: int
+) -> dict[str, Any]:
+    """Return the sums that measure a model on one part of a shard."""
+    batch = feeds.load(feed, shard, part)
+    with measure("compute"):
+        return models.evaluate(model, params.load(feed.backend), batch)
+
+
+@lower.register
+def _(stage: Evaluate, context: Context) -> StageRecord:
+    used = context.model_of(stage)
+    key = stage_digest(stage, context.chain, used.key)
+    done = context.finished(stage.name, key)
+    if done is not None:
+        return done
+    started, examples = time.perf_counter(), 0
+    metrics, outputs = dict[str, float](), dict[str, str]()
+    for name in stage.parts:
+        part = PARTS.index(name)
+        shards = [shard for shard in context.grid if context.counts[shard.index][part]]
+        if not shards:
+            continue
+        (found,) = each_shard(
+            context, stage.name, evaluate_shard, shards, (used.model, used.params, part), merge_sums
+        )
+        n = int(found.pop("n"))
+        examples += n
+        confusion = found.pop("confusion", None)
+        if confusion is not None:
+            url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
+            stores.write_bytes(url, json.dumps(np.asarray(confusion).tolist()).encode())
+            outputs[f"confusion_{name}"] = stores.relative(url, context.path)
+        metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
+    return StageRecord(
+        name=stage.name,
+        kind=stage.kind,
+        key=key,
+        seconds=time.perf_counter() - started,
+        examples=examples,
+        metrics=metrics,
+        outputs=outputs,
+    )

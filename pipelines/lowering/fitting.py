@@ -1,0 +1,217 @@
+"""Training stages: a stack of RBMs one by one, a whole net by backpropagation."""
+
+import time
+
+import xarray as xr
+
+from deepstrata.ops import models
+from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
+from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
+from deepstrata.pipelines.lowering.codes import SAMPLE, write_codes
+from deepstrata.pipelines.lowering.table import lower
+from deepstrata.pipelines.model import TrainedEncoder, save_encoder
+from deepstrata.pipelines.strategies import Learning, param_shapes
+from deepstrata.pipelines.training import Trained, train
+from deepstrata.pipelines.windows import Training
+from deepstrata.schemas.keys import fold
+from deepstrata.schemas.models import DBN, RBM, Model
+from deepstrata.schemas.runs import StageRecord
+from deepstrata.schemas.stages import FineTune, Pretrain
+from deepstrata.storage import checkpoints, stores, writing
+from deepstrata.storage.models import ModelInfo
+from deepstrata.storage.readers import ZarrReader
+
+#: Activations are stored by default while they are not larger than this many bytes ...
+STORE_BYTES = 8 << 30
+#: ... and are read again in at least this many epochs.
+STORE_EPOCHS = 4
+
+
+def training_url(context: Context, name: str, key: str) -> str:
+    """Return the directory of a training; another declaration has another one."""
+    return stores.join(context.path, "stages", name, key[:12])
+
+
+def _params_url(training: Training) -> str:
+    return stores.join(training.url, "params.safetensors")
+
+
+def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
+    """Train, and save the parameters apart from the state."""
+    trained = train(context.client, training, context.observer)
+    context.checkpoints += trained.records
+    like = param_shapes(training.settings)
+    digest = checkpoints.save_part(_params_url(training), trained.state.params)
+    return Saved(_params_url(training), digest, like), trained
+
+
+def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
+    """Return the trainings of a stage, from the bottom up."""
+    found, visible = [], context.visible
+    for i, rbm in enumerate(stage.rbms):
+        optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
+        layer_key = fold(context.stage_key(stage.name), "layer", i)
+        name = f"{stage.name}/layer-{i}"
+        found.append(
+            Training(
+                name=name,
+                part=f"layer {i + 1} of {len(stage.rbms)}" if len(stage.rbms) > 1 else "",
+                settings=Learning(
+                    rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
+                ),
+                feed=context.feed._replace(visible_units=rbm.visible_units if i == 0 else None),
+                grid=context.grid,
+                counts=context.counts,
+                epochs=stage.epochs,
+                monitor=stage.monitor,
+                every=stage.checkpoint_rounds,
+                url=training_url(context, name, key),
+            )
+        )
+        visible = rbm.hidden
+    return found
+
+
+@lower.register
+def _(stage: Pretrain, context: Context) -> StageRecord:
+    key = stage_digest(stage, context.chain)
+    trainings = pretrainings(stage, context, key)
+    done = context.finished(stage.name, key)
+    if done is not None:
+        likes = [param_shapes(t.settings) for t in trainings]
+        _remember(
+            stage,
+            context,
+            key,
+            [
+                Saved(_params_url(t), done.outputs[f"layer-{i}"], likes[i])
+                for i, t in enumerate(trainings)
+            ],
+        )
+        return done
+    started, examples, metrics = time.perf_counter(), 0, dict[str, float]()
+    feed, saved = trainings[0].feed, list[Saved]()
+    for i, training in enumerate(trainings):
+        if i:
+            feed = feed._replace(
+                below=(*feed.below, Below(stage.rbms[i - 1], saved[-1])), visible_units=None
+            )
+            if stores_activations(stage, context, i):
+                feed = _store_activations(context, training, feed)
+        layer, trained = _finish(context, training._replace(feed=feed))
+        saved.append(layer)
+        examples += trained.examples
+        last = (trained.history["epoch"] or [{}])[-1]
+        metrics |= {f"layer_{i}_{k}": v for k, v in last.items() if "squared_error" in k}
+    _remember(stage, context, key, saved)
+    return StageRecord(
+        name=stage.name,
+        kind=stage.kind,
+        key=key,
+        seconds=time.perf_counter() - started,
+        examples=examples,
+        metrics=metrics,
+        outputs={f"layer-{i}": layer.digest for i, layer in enumerate(saved)},
+    )
+
+
+def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -> None:
+    """Put the trained layers together to one model that later stages go on from."""
+    model: Model = stage.model
+    whole = saved[0]
+    if not isinstance(model, RBM):
+        model = model.model_copy(update={"layers": stage.rbms})
+        params = tuple(layer.load() for layer in saved)
+        url = stores.join(training_url(context, stage.name, key), "params.safetensors")
+        whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
+    context.trained[stage.name] = TrainedModel(model, whole, key)
+
+
+def stores_activations(stage: Pretrain, context: Context, layer: int) -> bool:
+    """Tell whether what ``layer`` reads is stored, rather than computed with every shard."""
+    if stage.activations != "auto":
+        return stage.activations == "store"
+    size = context.grid[-1].stop * stage.rbms[layer - 1].hidden * 4
+    return stage.epochs >= STORE_EPOCHS and size <= STORE_BYTES
+
+
+def _store_activations(context: Context, training: Training, feed: Feed) -> Feed:
+    """Write what a layer reads once, and return the feed that reads it."""
+    path = stores.join(training.url, "activations.zarr")
+    width = training.settings.visible
+    if not writing.is_complete(path):
+        stage, part = training.name.split("/")[0], f"input of {training.part}"
+        write_codes(context, stage, feed, path, STORED, width, xr.Dataset(), part=part)
+    return feed._replace(stored=ZarrReader(path, None, SAMPLE), below=())
+
+
+@lower.register
+def _(stage: FineTune, context: Context) -> StageRecord:
+    start = context.pipeline.start_of(stage)
+    parent = context.trained[start.name] if start else None
+    key = stage_digest(stage, context.chain, parent.key if parent else "")
+    model = context.pipeline.model_of(stage)
+    training = Training(
+        name=stage.name,
+        part="",
+        settings=Learning(
+            model,
+            stage.optimiser,
+            stage.strategy,
+            context.visible,
+            context.stage_key(stage.name),
+            context.feed.backend,
+        ),
+        feed=context.feed,
+        grid=context.grid,
+        counts=context.counts,
+        epochs=stage.epochs,
+        monitor=stage.monitor,
+        every=stage.checkpoint_rounds,
+        url=training_url(context, stage.name, key),
+    )
+    like = param_shapes(training.settings)
+    done = context.finished(stage.name, key)
+    if done is not None:
+        saved = Saved(_params_url(training), done.outputs["params"], like)
+        context.trained[stage.name] = TrainedModel(model, saved, key)
+        return done
+    started = time.perf_counter()
+    if parent is not None and isinstance(model, DBN):
+        net = models.start_net(
+            model, parent.params.load(), context.visible, fold(training.settings.key, "init")
+        )
+        url = stores.join(training.url, "start.safetensors")
+        training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
+    saved, trained = _finish(context, training)
+    context.trained[stage.name] = TrainedModel(model, saved, key)
+    last = (trained.history["epoch"] or [{}])[-1]
+    return StageRecord(
+        name=stage.name,
+        kind=stage.kind,
+        key=key,
+        seconds=time.perf_counter() - started,
+        examples=trained.examples,
+        metrics={k: v for k, v in last.items() if k.startswith(("train_", "validation_"))},
+        outputs={"params": saved.digest},
+    )
+
+
+def save_final_model(context: Context, path: str) -> str:
+    """Write the model that training ended with; return the SHA-256 of its weights."""
+    if not context.trained:
+        return ""
+    last = list(context.trained.values())[-1]
+    columns = context.feed.columns
+    info = ModelInfo(
+        model=last.model,
+        visible=context.visible,
+        features=columns.features,
+        feature_dims=columns.feature_dims,
+        feature_shape=columns.feature_shape,
+        labels=columns.labels,
+        pipeline=context.pipeline.name,
+    )
+    affine = tuple(saved.load() for saved in context.feed.affine)
+    save_encoder(path, TrainedEncoder(info, last.params.load(), affine))
+    return last.params.digest
