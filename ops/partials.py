@@ -35,7 +35,7 @@ class Partial(NamedTuple):
 
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Return samples ``start`` to ``stop`` (views, no copies)."""
-    return Batch(*(None if part is None else part[start:stop] for part in batch))
+    return Batch(*(None if part is None else part[start:stop, ...] for part in batch))
 
 
 def present(batch: Batch) -> Array:

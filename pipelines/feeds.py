@@ -152,7 +152,12 @@ def load(
             x, mask = np.ascontiguousarray(stored[rows]), None
         else:
             x, mask = _prepare(feed, shard, values, rows)
-    batch = Batch(shard.start + rows, backend.device_array(x, feed.backend), labels, mask)
+    batch = Batch(
+        rows=shard.start + rows,
+        x=backend.device_array(x, feed.backend),
+        labels=labels,
+        mask=None if mask is None else backend.device_array(mask, feed.backend),
+    )
     with measure("compute"):
         for below in feed.below:
             code = models.encode(below.model, below.params.load(feed.backend), batch.x)

@@ -115,7 +115,7 @@ def load_replica(
     settings: Learning, url: str, like: TrainState, place: int, digest: str
 ) -> Replica:
     """Read the part of the state that stays with a shard's place."""
-    example = initial_replica(settings, like.params, place)
+    example = initial_replica(settings._replace(backend="numpy"), like.params, place)
     replica = checkpoints.load_part(url, example, digest)
     found: Replica = backend.on_device(replica, settings.backend)
     return found

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import moments
+from deepstrata.ops import backend, moments
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard, stage_digest
 from deepstrata.pipelines.feeds import Affine, Feed, Saved
@@ -24,8 +24,11 @@ def shard_moments(feed: Feed, shard: Shard, whole: bool) -> moments.Moments:
     with measure("compute"):
         x, mask = batch.x, batch.mask
         if whole:
-            x, mask = x.reshape(-1, 1), None if mask is None else mask.reshape(-1, 1)
-        return moments.moments(x, mask)
+            xp = backend.namespace(x)
+            x = xp.reshape(x, (-1, 1))
+            mask = None if mask is None else xp.reshape(mask, (-1, 1))
+        found: moments.Moments = backend.on_host(moments.moments(x, mask))
+        return found
 
 
 def _statistics(stage: Scale | Standardise, context: Context, whole: bool) -> moments.Moments:
