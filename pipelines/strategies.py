@@ -190,12 +190,12 @@ def update_task(
 
 def local_steps_task(
     settings: Learning,
-    rates: optimisers.Rates,
     rounded: Rounded,
     replica: Local | Replica,
     batch: Batch,
     rows: tuple[int, int],
     key: Key,
+    rates: optimisers.Rates,
 ) -> Local:
     """Take local steps through some rows of a shard; the partial is the change times the rows."""
     assert isinstance(settings.strategy, LocalSteps)
@@ -216,26 +216,34 @@ def local_steps_task(
         return Local(Partial(change, n, stats), Replica(state, carry))
 
 
-def _write(
+def _map_reduce(
     graph: Graph,
     settings: Learning,
     this: Round,
     newest: Parts,
     shards: Sequence[Ref],
     name: str,
-    local: Callable[[Ref | None, Ref], tuple[Any, ...]],
-    rates: optimisers.Rates,
+    task: Callable[..., Any],
+    *more: Any,
 ) -> Parts:
-    """Map ``local`` over the shards that have rows left, reduce, update."""
+    """Map ``task`` over the shards, reduce in a tree, update.
+
+    ``more`` are further arguments of ``task``, the same for every shard.
+    """
+    key, rows = fold(settings.key, "round", this.index), (this.start, this.stop)
     partials, replicas = [], list(newest.replicas)
     for place, shard in enumerate(shards):
         own = replicas[place] if replicas else None
-        done = graph.call(name, (this.index, place), *local(own, shard))
+        done = graph.call(
+            name, (this.index, place), task, settings, newest.state, own, shard, rows, key, *more
+        )
         if replicas:
             replicas[place] = done
             done = graph.call("partial", (this.index, place), partial_of, done)
         partials.append(done)
     tops = graph.reduce("merge", (this.index,), merge, partials, down_to=FAN_IN)
+    outer = outer_optimiser(settings.strategy, settings.optimiser)
+    rates = optimisers.rates(outer, this.progress)
     state = graph.call("update", (this.index,), update_task, settings, rates, newest.state, *tops)
     return Parts(state, tuple(replicas))
 
@@ -249,14 +257,7 @@ def _(
     states: Sequence[Parts],
     shards: Sequence[Ref],
 ) -> Parts:
-    key = fold(settings.key, "round", this.index)
-    newest, rows = states[-1], (this.start, this.stop)
-    rates = optimisers.rates(settings.optimiser, this.progress)
-
-    def local(own: Ref | None, shard: Ref) -> tuple[Any, ...]:
-        return gradient_task, settings, newest.state, own, shard, rows, key
-
-    return _write(graph, settings, this, newest, shards, "gradient", local, rates)
+    return _map_reduce(graph, settings, this, states[-1], shards, "gradient", gradient_task)
 
 
 @write_round.register
@@ -268,12 +269,6 @@ def _(
     states: Sequence[Parts],
     shards: Sequence[Ref],
 ) -> Parts:
-    key = fold(settings.key, "round", this.index)
-    newest, rows = states[-1], (this.start, this.stop)
     inner = optimisers.rates(settings.optimiser, this.progress)
-    outer = optimisers.rates(strategy.outer, this.progress)
-
-    def local(own: Ref | None, shard: Ref) -> tuple[Any, ...]:
-        return local_steps_task, settings, inner, newest.state, own, shard, rows, key
-
-    return _write(graph, settings, this, newest, shards, "steps", local, outer)
+    newest = states[-1]
+    return _map_reduce(graph, settings, this, newest, shards, "steps", local_steps_task, inner)

@@ -162,25 +162,39 @@ def create(
     with _writing(path, "group"):
         group = zarr.create_group(path, attributes=attributes, zarr_format=3)
     for name, (dtype, extra) in declared.items():
-        variable = template.variables[name]
-        if sample_dim in variable.dims:
-            variable = variable.transpose(sample_dim, ...)
         with _writing(path, f"variable {name!r}"):
-            array = group.create_array(
-                str(name),
-                shape=variable.shape,
-                dtype=dtype,
-                compressors=BloscCodec(cname="lz4", clevel=5),
-                # A shard that was never written is then told from one of zeros.
-                fill_value=np.nan if np.dtype(dtype).kind == "f" else None,
-                dimension_names=[str(dim) for dim in variable.dims],
-                attributes=plain(variable.attrs) | extra,
-                config={"write_empty_chunks": True},
-                **_chunks(variable, dtype, sample_dim, layout),
+            _create_array(
+                group, str(name), template.variables[name], dtype, extra, layout, sample_dim
             )
-            if sample_dim not in variable.dims:
-                array[...] = encoded(np.asarray(variable.values), extra)
     return layout
+
+
+def _create_array(
+    group: zarr.Group,
+    name: str,
+    variable: xr.Variable,
+    dtype: Any,
+    extra: dict[str, Any],
+    layout: Layout,
+    sample_dim: str,
+) -> None:
+    """Make one array; fill it if it has no samples."""
+    if sample_dim in variable.dims:
+        variable = variable.transpose(sample_dim, ...)
+    array = group.create_array(
+        name,
+        shape=variable.shape,
+        dtype=dtype,
+        compressors=BloscCodec(cname="lz4", clevel=5),
+        # A shard that was never written is then told from one of zeros.
+        fill_value=np.nan if np.dtype(dtype).kind == "f" else None,
+        dimension_names=[str(dim) for dim in variable.dims],
+        attributes=plain(variable.attrs) | extra,
+        config={"write_empty_chunks": True},
+        **_chunks(variable, dtype, sample_dim, layout),
+    )
+    if sample_dim not in variable.dims:
+        array[...] = encoded(np.asarray(variable.values), extra)
 
 
 def _chunks(variable: xr.Variable, dtype: Any, sample_dim: str, layout: Layout) -> dict[str, Any]:

@@ -154,12 +154,16 @@ def _floats(table: Table, cells: list[list[str]], start: int) -> npt.NDArray[np.
     try:
         return np.array(cells).astype(np.float32)
     except ValueError:
-        pass
+        raise _not_a_number(table, cells, start) from None
+
+
+def _not_a_number(table: Table, cells: list[list[str]], start: int) -> SchemaError:
+    """Return the error that names the first cell that is not a number."""
     row, column = next(
         (i, j) for i, row in enumerate(cells) for j, cell in enumerate(row) if not _is_number(cell)
     )
     name = table.columns[table.features[column]]
-    raise SchemaError(
+    return SchemaError(
         f"{table.path}: row {start + row + 1}, column {name!r}: expected a number, "
         f"found {cells[row][column]!r}"
     )
