@@ -17,7 +17,7 @@ class Synchronous(Declaration):
 
     kind: Literal["synchronous"] = "synchronous"
     batch: PositiveInt = 256
-    """Samples that each shard of a round gives to one step."""
+    """Samples that each shard of a round gives to one step, at most."""
     shards: PositiveInt = 4
     """Shards that a round reads side by side."""
 
@@ -31,9 +31,9 @@ class LocalSteps(Declaration):
 
     kind: Literal["local_steps"] = "local_steps"
     batch: PositiveInt = 100
-    """Samples of one local step."""
+    """Samples of one local step, at most."""
     steps: PositiveInt = 16
-    """Local steps of a round."""
+    """Local steps of a round, at most."""
     shards: PositiveInt = 2
     """Shards that a round reads side by side; each has its own inner optimiser state."""
     outer: SGD = SGD(learning_rate=1.0)
