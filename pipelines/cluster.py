@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -194,14 +194,14 @@ def check(client: Client) -> dict[str, Any]:
             f"the cluster at {address_of(client)} has no workers; start some with: "
             f"dask worker {address_of(client)}"
         ) from None
-    try:
-        client.register_plugin(Prepare())
-        found = client.run(environment.describe)
-    except ImportError as error:
-        raise ClusterError(
-            f"a worker cannot import what this run needs ({error}): install deepstrata "
-            f"{environment.package_version('deepstrata')} in the workers' environment"
-        ) from None
+    for address, there in sorted(client.run(_finder()).items()):
+        if not there:
+            raise ClusterError(
+                f"worker {address} has no deepstrata: install deepstrata "
+                f"{environment.package_version('deepstrata')} in its environment"
+            )
+    client.register_plugin(Prepare())
+    found = client.run(environment.describe)
     # A scheduler without deepstrata cannot take the plugin, and does without it.
     with suppress(ImportError):
         client.register_plugin(Prompt())
@@ -222,6 +222,17 @@ def check(client: Client) -> dict[str, Any]:
                 )
     description: dict[str, Any] = first
     return description
+
+
+def _finder() -> Callable[[], bool]:
+    """Return a function that travels by value: it runs where deepstrata is not installed."""
+
+    def find() -> bool:
+        from importlib.util import find_spec
+
+        return find_spec("deepstrata") is not None
+
+    return find
 
 
 def check_shared(client: Client, url: str) -> None:

@@ -1,13 +1,22 @@
 """Local clusters: on loopback only, one BLAS thread, an allocator that keeps its pages."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from deepstrata.pipelines import cluster, environment
-from deepstrata.pipelines.cluster import check, connect, dashboard, send_at_once
+from deepstrata.pipelines.cluster import (
+    address_of,
+    check,
+    connect,
+    dashboard,
+    send_at_once,
+)
 from deepstrata.schemas.errors import ClusterError
 
 
@@ -83,27 +92,50 @@ def test_the_dashboard_of_threads_is_where_it_listens(client: Client) -> None:
     assert str(dashboard(client)).startswith("http://127.0.0.1:")
 
 
+def answer(
+    monkeypatch: pytest.MonkeyPatch, client: Client, descriptions: dict[str, dict[str, object]]
+) -> None:
+    """Let workers describe themselves in these words."""
+
+    def run(function: object) -> dict[str, object]:
+        known = function is environment.describe
+        return dict(descriptions) if known else dict.fromkeys(descriptions, True)
+
+    monkeypatch.setattr(client, "run", run)
+
+
 def test_another_version_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = environment.describe()
     theirs = mine | {"notes": mine["notes"] | {"deepstrata": "0.0.1"}}
-    monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": theirs})
+    answer(monkeypatch, client, {"tcp://a:1": theirs})
     with pytest.raises(ClusterError, match=r"tcp://a:1 runs deepstrata 0\.0\.1 .*install the same"):
         check(client)
 
 
-def test_a_worker_that_cannot_import_is_named(client: Client, monkeypatch) -> None:
-    def fail(*_: object) -> None:
-        raise ModuleNotFoundError("No module named 'deepstrata'", name="deepstrata")
-
-    monkeypatch.setattr(client, "run", fail)
-    with pytest.raises(ClusterError, match="No module named 'deepstrata'.*install deepstrata"):
-        check(client)
+def test_a_worker_without_deepstrata_is_named(tmp_path: Path) -> None:
+    """A worker started by somebody else, with Dask and without deepstrata."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['deepstrata'] = None\n")
+    options = ["--no-nanny", "--nthreads=1", "--no-dashboard", "--host=127.0.0.1"]
+    with connect("local", workers=1) as client:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", address_of(client)]
+        worker = subprocess.Popen(
+            [*command, *options],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            client.wait_for_workers(2, timeout=30)
+            with pytest.raises(ClusterError, match=r"worker tcp://127.* has no deepstrata"):
+                check(client)
+        finally:
+            worker.terminate()
+            worker.wait()
 
 
 def test_workers_with_other_bits_are_refused(client: Client, monkeypatch) -> None:
     mine = environment.describe()
     other = mine | {"bits": mine["bits"] | {"numpy": "1.0"}}
-    monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": mine, "tcp://b:1": other})
+    answer(monkeypatch, client, {"tcp://a:1": mine, "tcp://b:1": other})
     with pytest.raises(ClusterError, match=r"numpy is .* on tcp://a:1 and '1\.0' on tcp://b:1"):
         check(client)
 
@@ -122,3 +154,13 @@ def test_cuda_without_its_packages_says_what_to_install() -> None:
             pass
     else:
         pytest.skip("CuPy is installed: the message is for machines without it")
+
+
+def test_a_cluster_without_workers_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    with (
+        LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as empty,
+        Client(empty) as client,
+        pytest.raises(ClusterError, match="has no workers; start some with: dask worker tcp://"),
+    ):
+        check(client)
