@@ -24,7 +24,7 @@ pipeline = Pipeline(
         Split(validation=0.1, test=0.1, shuffle=False),
         Standardise(),
         Pretrain(
-            model=RBM(hidden=64, visible_units="gaussian"),
+            model=RBM(hidden=256, visible_units="gaussian"),
             epochs=60,
             optimiser=SGD(learning_rate=0.001, momentum=Steps(values=(0.5, 0.9), boundaries=(5,))),
             strategy=LocalSteps(batch=25, steps=32, shards=2),

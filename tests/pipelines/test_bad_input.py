@@ -147,7 +147,7 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_unknown_kind_of_cluster() -> None:
-    with pytest.raises(ClusterError, match="local, threads, cuda"), connect("lokal"):
+    with pytest.raises(ClusterError, match="local, threads, cuda"), connect("nowhere"):
         pass
 
 
