@@ -137,7 +137,7 @@ def load(
     """
     with measure("read"):
         values = feed.reader.read(shard.start, shard.stop, names(feed))
-        rows = np.arange(shard.stop - shard.start)
+        rows = np.arange(shard.rows)
         if part is not None:
             rows = rows[codes_of(feed, shard, values) == part]
         if order is not None:
@@ -147,27 +147,28 @@ def load(
         labels = None
         if columns.labels is not None:
             labels = values[columns.labels][rows].astype(np.int64)
-        if feed.stored is not None:
-            stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
-            x, mask = np.ascontiguousarray(stored[rows]), None
-        else:
-            x, mask = _prepare(feed, shard, values, rows)
-    batch = Batch(
-        rows=shard.start + rows,
-        x=backend.device_array(x, feed.backend),
-        labels=labels,
-        mask=None if mask is None else backend.device_array(mask, feed.backend),
-    )
+        # Layers below see the whole shard in its own order, as where their output is stored: of
+        # other rows, or of these in another order, a product may have other last bits.
+        seen = np.arange(shard.rows) if feed.below else rows
+        x, mask = _prepare(feed, shard, values, seen)
+        x = backend.device_array(x, feed.backend)
     with measure("compute"):
         for below in feed.below:
-            code = models.encode(below.model, below.params.load(feed.backend), batch.x)
-            batch = batch._replace(x=code, mask=None)
-    return batch
+            x, mask = models.encode(below.model, below.params.load(feed.backend), x), None
+        if feed.below:
+            xp = backend.namespace(x)
+            x = xp.take(x, backend.device_array(rows, feed.backend), axis=0)
+    mask = None if mask is None else backend.device_array(mask, feed.backend)
+    return Batch(shard.start + rows, x, labels, mask)
 
 
 def _prepare(
     feed: Feed, shard: Shard, values: dict[str, Any], rows: Array
 ) -> tuple[Array, Array | None]:
+    """Return some rows of a shard as float32 vectors, scaled, and their mask."""
+    if feed.stored is not None:
+        stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
+        return np.ascontiguousarray(stored[rows]), None
     columns = feed.columns
     mask = None
     if columns.mask is not None:

@@ -29,6 +29,9 @@ class Drawing(NamedTuple):
     def __str__(self) -> str:
         return self.svg
 
+    def __repr__(self) -> str:
+        return f"<Drawing {self.width} x {self.height}: save(path) writes SVG>"
+
     def save(self, path: str | Path) -> Path:
         """Write the picture to an SVG file and return its path."""
         path = Path(path)
