@@ -85,11 +85,6 @@ def _merge_two(a: Moments, b: Moments) -> Moments:
     )
 
 
-def pooled(parts: Moments) -> Moments:
-    """Return the moments of all features together, as arrays of shape (1,)."""
-    return merge(*(Moments(*(a[i : i + 1] for a in parts)) for i in range(parts.n.shape[0])))
-
-
 def mean(parts: Moments) -> Array:
     """Return the mean of each feature, (V,) float64; 0 where nothing is present."""
     xp = namespace(parts.total)

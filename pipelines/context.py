@@ -18,7 +18,7 @@ from deepstrata.pipelines.graph import Graph
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.pipelines import Pipeline
-from deepstrata.schemas.runs import CheckpointRecord, StageRecord
+from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Encode, Evaluate
 from deepstrata.storage.shards import Shard
 
@@ -55,7 +55,6 @@ class Context:
     """Key of everything that training depends on so far: source, splits, scaling."""
     counts: tuple[tuple[int, int, int], ...] = ()
     trained: dict[str, TrainedModel] = field(default_factory=dict)
-    checkpoints: list[CheckpointRecord] = field(default_factory=list)
     records: list[StageRecord] = field(default_factory=list)
 
     @property

@@ -1,7 +1,7 @@
 """Carrying out a pipeline, stage by stage, with the manifest always saying how far it is."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,13 +41,9 @@ class Execution:
         """Put checkpoints into the manifest as they are reached; pass everything on."""
         if isinstance(event, Checkpointed):
             record = CheckpointRecord(stage=event.training, round=event.round, digest=event.digest)
-            self.passed([record])
+            passed = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, record)}
+            self.update(checkpoints=tuple(passed.values()))
         self.listener(event)
-
-    def passed(self, records: Iterable[CheckpointRecord]) -> None:
-        """Record checkpoints, each once."""
-        found = {(r.stage, r.round): r for r in (*self.manifest.checkpoints, *records)}
-        self.update(checkpoints=tuple(found.values()))
 
     def update(self, **changes: Any) -> None:
         """Change the manifest and write it."""
@@ -115,7 +111,6 @@ class Execution:
         if record is not before:
             record = record.model_copy(update={"wait": _wait(waited, _seconds(self.client))})
             self.finished(record)
-        self.passed(context.checkpoints)
         self.observer(
             StageFinished(
                 stage.name, stage.kind, record.seconds, record.metrics, reused=record is before

@@ -17,7 +17,7 @@ from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import Model
 from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
@@ -231,12 +231,6 @@ def inspect(feed: Feed, shard: Shard) -> Inspected:
         codes = codes_of(feed, shard, values)
         counts = tuple(int((codes == i).sum()) for i in range(len(PARTS)))
         return Inspected(counts, digest(values), largest)  # type: ignore[arg-type]
-
-
-def needs_unit_interval(model: Model) -> str | None:
-    """Return the visible units of a model's first layer, if it has any."""
-    first = model if isinstance(model, RBM) else model.layers[0]
-    return first.visible_units if isinstance(first, RBM) else None
 
 
 def spread(counts: list[int], wanted: int, key: Key) -> Iterator[tuple[int, int]]:

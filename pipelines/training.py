@@ -18,7 +18,6 @@ from deepstrata.pipelines.history import history_urls, merge_rows
 from deepstrata.pipelines.rounds import Round, windows
 from deepstrata.pipelines.strategies import TrainState
 from deepstrata.pipelines.windows import Training, begin_graph, checkpoint_url, window_graph
-from deepstrata.schemas.runs import CheckpointRecord
 from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.checkpoints import Checkpoint
 
@@ -33,8 +32,6 @@ class Trained(NamedTuple):
     history: dict[str, list[dict[str, float]]]
     """Rows by ``round`` and ``epoch``."""
     examples: int
-    seconds: float
-    records: list[CheckpointRecord]
 
 
 def train(client: Client, training: Training, observer: Observer) -> Trained:
@@ -46,7 +43,7 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
     if newest.round:
         observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
     observer(Checkpointed(training.name, newest.round, newest.digest()))
-    first, examples, workers = newest.round, 0, Workers(client, observer)
+    examples, workers = 0, Workers(client, observer)
     for window in windows(rounds[newest.round :], training.every):
         clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)
         newest = _run_window(client, training, window, newest, clock)
@@ -56,9 +53,8 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
         workers.look()
     url = checkpoints.part_url(checkpoint_url(training, newest.round), "state")
     state = checkpoints.load_part(url, training.example(), newest.parts["state"])
-    history, records = read_history(training)
-    seconds = time.perf_counter() - started if first < len(rounds) else 0.0
-    return Trained(state, history, examples, seconds, records)
+    history = merge_rows(history_urls(training.url))
+    return Trained(state, history, examples)
 
 
 def _begin(client: Client, training: Training) -> Checkpoint:
@@ -127,20 +123,6 @@ def _epoch_rows(
         means = _means(int(stats["n"]), stats)
         row |= {f"{name}_{what}": value for what, value in means.items()}
     return list(rows.values())
-
-
-def read_history(
-    training: Training,
-) -> tuple[dict[str, list[dict[str, float]]], list[CheckpointRecord]]:
-    """Return the history rows of a training and the checkpoints that it passed, in order."""
-    urls = history_urls(training.url)
-    records = []
-    for url in urls:
-        data = json.loads(stores.read_bytes(url))
-        records.append(
-            CheckpointRecord(stage=training.name, round=data["checkpoint"], digest=data["digest"])
-        )
-    return merge_rows(urls), records
 
 
 class _Clock:

@@ -71,13 +71,6 @@ def test_blocks_change_only_the_rounding(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
-def test_pooled_is_the_moments_of_all_values():
-    x = normal(Key(1), np.arange(30), 4) * np.array([1, 2, 3, 4])
-    found = moments.pooled(moments.moments(x))
-    assert moments.mean(found)[0] == pytest.approx(x.mean())
-    assert moments.variance(found)[0] == pytest.approx(x.var())
-
-
 def test_integers_and_no_samples_and_the_standard_library():
     x = np.array([[0, 255], [10, 250]], np.uint8)
     np.testing.assert_array_equal(moments.mean(moments.moments(x)), [5, 252.5])
