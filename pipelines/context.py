@@ -8,11 +8,10 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 import xarray as xr
-from distributed import Client
 
 from deepstrata.pipelines import environment
 from deepstrata.pipelines.events import Observer, Progress
-from deepstrata.pipelines.executor import execute
+from deepstrata.pipelines.executor import Executor
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.graph import Graph
 from deepstrata.schemas.keys import Key, fold
@@ -42,7 +41,7 @@ class TrainedModel(NamedTuple):
 class Context:
     """The run so far. Only this object changes while a run goes on."""
 
-    client: Client
+    executor: Executor
     pipeline: Pipeline
     path: str
     observer: Observer
@@ -151,7 +150,7 @@ def each_shard(
             if place < len(some):
                 clock.shard_done(some[place])
 
-        values = execute(context.client, graph, outputs, on_done)
+        values = context.executor.execute(graph, outputs, on_done)
         results += values[len(some) :] if merge is not None else values
     return [merge(*results)] if merge is not None and len(results) > 1 else results
 

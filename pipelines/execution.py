@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from distributed import Client
-
 from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import environment, meter, sources
 from deepstrata.pipelines.context import Context, digest_of, pipeline_digest, stage_digest
@@ -17,6 +15,7 @@ from deepstrata.pipelines.events import (
     StageFinished,
     StageStarted,
 )
+from deepstrata.pipelines.executor import Executor
 from deepstrata.pipelines.lowering import lower, save_final_model
 from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
@@ -32,9 +31,10 @@ class Execution:
     """A run while it goes on; keeps the manifest on disk in step with it."""
 
     def __init__(
-        self, path: str, manifest: RunManifest, client: Client, observer: Observer
+        self, path: str, manifest: RunManifest, executor: Executor, observer: Observer
     ) -> None:
-        self.path, self.manifest, self.client, self.listener = path, manifest, client, observer
+        self.path, self.manifest, self.listener = path, manifest, observer
+        self.executor = executor
         self.done = {record.name: record for record in manifest.stages}
 
     def observer(self, event: Event) -> None:
@@ -60,7 +60,7 @@ class Execution:
     def go(self, data: Any) -> None:
         """Run every stage that is not done."""
         pipeline = self.manifest.pipeline
-        before = _seconds(self.client)
+        before = _seconds(self.executor)
         source, record = sources.ingest_source(
             pipeline, self.path, list(self.done.values()), self.observer
         )
@@ -85,7 +85,7 @@ class Execution:
         opened = sources.open_source(pipeline, source, data)
         split = sources.split_of(pipeline)
         return Context(
-            client=self.client,
+            executor=self.executor,
             pipeline=pipeline,
             path=self.path,
             observer=self.observer,
@@ -103,13 +103,13 @@ class Execution:
     def _stage(self, stage: Any, context: Context) -> None:
         before = context.record(stage.name)
         self.observer(StageStarted(stage.name, stage.kind, 0))
-        waited = _seconds(self.client)
+        waited = _seconds(self.executor)
         record = lower(stage, context)
         if record is None:
             self.observer(StageFinished(stage.name, stage.kind, 0.0, {}, reused=False))
             return
         if record is not before:
-            record = record.model_copy(update={"wait": _wait(waited, _seconds(self.client))})
+            record = record.model_copy(update={"wait": _wait(waited, _seconds(self.executor))})
             self.finished(record)
         self.observer(
             StageFinished(
@@ -130,7 +130,7 @@ class Execution:
             environment=digest_of(self.manifest.environment.bits),
             weights=weights,
         )
-        peaks = self.client.run(meter.peak_bytes)
+        peaks = self.executor.everywhere(meter.peak_bytes)
         self.update(
             digests=digests,
             weights_sha256=weights,
@@ -138,7 +138,7 @@ class Execution:
                 digests.data, digests.pipeline, digests.environment, digests.weights
             ),
             examples_per_second=sum(r.examples for r in trainings) / seconds if seconds else 0.0,
-            data_wait=_wait(before, _seconds(self.client)),
+            data_wait=_wait(before, _seconds(self.executor)),
             peak_worker_bytes=max(peaks.values()),
         )
 
@@ -171,10 +171,10 @@ def _metrics(evaluated: Sequence[StageRecord]) -> dict[str, float]:
     return found
 
 
-def _seconds(client: Client) -> dict[str, float]:
+def _seconds(executor: Executor) -> dict[str, float]:
     """Return what all workers have spent on reading and computing so far."""
     total: dict[str, float] = {}
-    for spent in client.run(meter.seconds).values():
+    for spent in executor.everywhere(meter.seconds).values():
         for what, value in spent.items():
             total[what] = total.get(what, 0.0) + value
     return total

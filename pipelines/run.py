@@ -14,6 +14,7 @@ from deepstrata.pipelines.events import (
     Observer,
 )
 from deepstrata.pipelines.execution import Execution, now
+from deepstrata.pipelines.executor import DaskExecutor
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
 from deepstrata.pipelines.pipeline import Pipeline
@@ -218,7 +219,8 @@ def _execute(
     with runs.lock(path):
         runs.write_manifest(path, manifest)
         cluster.check_shared(client, runs.manifest_url(path))
-        state = Execution(path, manifest, client, observer)
+        executor = DaskExecutor(client, observer)
+        state = Execution(path, manifest, executor, observer)
         try:
             state.go(data)
         except BaseException as error:
@@ -226,4 +228,6 @@ def _execute(
             with suppress(StorageError):  # a full disk may be what ended the run
                 state.update(status=status, error=str(error) or type(error).__name__)
             raise
+        finally:
+            executor.close()
     return Run(path)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from distributed import Client
 
 from deepstrata.pipelines.events import Checkpointed, Notice, Observer, Progress
-from deepstrata.pipelines.executor import Workers, execute
+from deepstrata.pipelines.executor import Executor, Workers
 from deepstrata.pipelines.history import history_urls, merge_rows
 from deepstrata.pipelines.rounds import Round, windows
 from deepstrata.pipelines.strategies import TrainState
@@ -34,19 +33,19 @@ class Trained(NamedTuple):
     examples: int
 
 
-def train(client: Client, training: Training, observer: Observer) -> Trained:
+def train(executor: Executor, training: Training, observer: Observer) -> Trained:
     """Train to the last round, from the newest checkpoint if there is one."""
     started = time.perf_counter()
     rounds = training.rounds()
     directory = stores.join(training.url, "checkpoints")
-    newest = checkpoints.latest(directory) or _begin(client, training)
+    newest = checkpoints.latest(directory) or _begin(executor, training)
     if newest.round:
         observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
     observer(Checkpointed(training.name, newest.round, newest.digest()))
-    examples, workers = 0, Workers(client, observer)
+    examples, workers = 0, Workers(executor, observer)
     for window in windows(rounds[newest.round :], training.every):
         clock = _Clock(training, len(rounds), window[0].index, started, examples, observer)
-        newest = _run_window(client, training, window, newest, clock)
+        newest = _run_window(executor, training, window, newest, clock)
         examples += sum(this.rows for this in window)
         observer(Checkpointed(training.name, newest.round, newest.digest()))
         checkpoints.prune(directory, KEEP)
@@ -57,14 +56,18 @@ def train(client: Client, training: Training, observer: Observer) -> Trained:
     return Trained(state, history, examples)
 
 
-def _begin(client: Client, training: Training) -> Checkpoint:
+def _begin(executor: Executor, training: Training) -> Checkpoint:
     graph, saves = begin_graph(training)
-    digests = execute(client, graph, [ref for _, ref in saves])
+    digests = executor.execute(graph, [ref for _, ref in saves])
     return _commit(training, 0, [name for name, _ in saves], digests, {"round": [], "epoch": []})
 
 
 def _run_window(
-    client: Client, training: Training, window: Sequence[Round], begin: Checkpoint, clock: "_Clock"
+    executor: Executor,
+    training: Training,
+    window: Sequence[Round],
+    begin: Checkpoint,
+    clock: "_Clock",
 ) -> Checkpoint:
     made = window_graph(training, window, begin)
     outputs = [
@@ -77,7 +80,7 @@ def _run_window(
         if place < len(window):
             clock.round_done(window[place], value)
 
-    values = execute(client, made.graph, outputs, on_done)
+    values = executor.execute(made.graph, outputs, on_done)
     reports = values[: len(window)]
     monitors = values[len(window) : len(window) + len(made.monitors)]
     digests = values[len(window) + len(made.monitors) :]

@@ -38,7 +38,7 @@ def _params_url(training: Training) -> str:
 
 def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
     """Train, and save the parameters apart from the state."""
-    trained = train(context.client, training, context.observer)
+    trained = train(context.executor, training, context.observer)
     like = param_shapes(training.settings)
     digest = checkpoints.save_part(_params_url(training), trained.state.params)
     return Saved(_params_url(training), digest, like), trained
