@@ -92,6 +92,11 @@ def store(value: Array, out: Array | None) -> Array:
     return out
 
 
+def negative(x: Array, out: Array) -> Array:
+    """Write ``-x`` to ``out`` and return it."""
+    return np.negative(x, out=out) if is_numpy(out) else store(-x, out)
+
+
 def product(a: Array, b: Array, out: Array | None = None) -> Array:
     """Return the matrix product ``a @ b``, written straight into ``out`` where that is possible.
 

@@ -186,6 +186,15 @@ def sigmoid_sample(
 
 
 @compiled
+def affine(x: Any, high: Floats, low: Floats, divisor: Floats, out: Floats) -> None:
+    """``out = ((x - high) - low) / divisor`` for small integers ``x`` (N, V)."""
+    for i in range(x.shape[0]):
+        row, to = x[i], out[i]
+        for j in range(row.size):
+            to[j] = ((np.float32(row[j]) - high[j]) - low[j]) / divisor[j]
+
+
+@compiled
 def logistic_chain(delta: Floats, h: Floats) -> None:
     """``delta = delta * h * (1 - h)`` on flat arrays."""
     for i in range(delta.size):

@@ -3,9 +3,14 @@
 Letters: N samples, V visible units (features).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from array_api_compat import device
+
+from deepstrata.ops import preprocess
 from deepstrata.ops.backend import namespace
+from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.trees import Array, Tree, tree_map
 
 
@@ -20,6 +25,8 @@ class Batch(NamedTuple):
     """(N,) int64 NumPy array of class numbers."""
     mask: Array | None = None
     """(N, V) bool, true where a value is present; what ``x`` holds elsewhere does not matter."""
+    scaling: tuple[Affine, ...] = ()
+    """What is yet to be done to ``x``, where that is kept as the small integers it was read as."""
 
 
 class Partial(NamedTuple):
@@ -35,15 +42,36 @@ class Partial(NamedTuple):
 
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Return samples ``start`` to ``stop`` (views, no copies)."""
-    return Batch(*(None if part is None else part[start:stop, ...] for part in batch))
+    rows, x, labels, mask = (None if part is None else part[start:stop, ...] for part in batch[:4])
+    return Batch(rows, x, labels, mask, batch.scaling)
+
+
+def shuffle(batches: Sequence[Batch], order: Array) -> Batch:
+    """Return the samples of several batches, which are alike, as one batch in the order given.
+
+    Parameters
+    ----------
+    order
+        (N,) int64 places in the batches put one after the other.
+    """
+
+    def joined(parts: Sequence[Array]) -> Array:
+        xp = namespace(parts[0])
+        places = xp.asarray(order, device=device(parts[0]))
+        return xp.take(xp.concat(parts, axis=0), places, axis=0)
+
+    columns = zip(*(batch[:4] for batch in batches), strict=True)
+    rows, x, labels, mask = (None if column[0] is None else joined(column) for column in columns)
+    return Batch(rows, x, labels, mask, batches[0].scaling)
 
 
 def present(batch: Batch) -> Array:
-    """Return the (N, V) features with zeros where the mask says that nothing is there."""
+    """Return the (N, V) features, scaled, with zeros where the mask says that nothing is there."""
+    x = preprocess.apply(batch.scaling, batch.x) if preprocess.is_small(batch.x) else batch.x
     if batch.mask is None:
-        return batch.x
-    xp = namespace(batch.x)
-    return xp.where(batch.mask, batch.x, xp.zeros_like(batch.x))
+        return x
+    xp = namespace(x)
+    return xp.where(batch.mask, x, xp.zeros_like(x))
 
 
 def _add_in_place(total: Tree, other: Tree) -> Tree:

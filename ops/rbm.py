@@ -13,7 +13,7 @@ Letters: N samples, V visible units, H hidden units, C chains, b visible and c h
 
 from typing import NamedTuple
 
-from deepstrata.ops.backend import Scratch, namespace, product, store
+from deepstrata.ops.backend import Scratch, namespace, negative, product, store
 from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
 from deepstrata.ops.partials import Batch, Partial, present
 from deepstrata.ops.random import normal
@@ -194,7 +194,7 @@ def _reconstruction_phases(
             product(v1, params.weights, h1)
             sigmoid_sample(h1, bias, key, batch.rows, step, mean=h1, out=states)
     hidden_mean(params, v1, out=h1)
-    store(-x, v[:n, :])
+    negative(x, v[:n, :])
     return error
 
 
@@ -204,13 +204,13 @@ def _persistent_phases(
     """Fill ``v`` and ``h`` from data and chains, the chains weighted as if there were N."""
     if batch.mask is not None:
         raise DataError("an RBM with persistent=True takes no mask; set persistent=False")
-    x, n, count = batch.x, batch.x.shape[0], chains.shape[0]
+    x, n, count = present(batch), batch.x.shape[0], chains.shape[0]
     if n:
         # The first sample's row tells the steps of a round, and its shards, apart.
         chain_key = fold(key, "chains", int(batch.rows[0]))
         rows = namespace(x).arange(count, dtype=namespace(x).int64)
         chains = sample(model, params, chains, rows, chain_key, model.gibbs_steps)
-    store(-x, v[:n, :])
+    negative(x, v[:n, :])
     store(chains * (n / count), v[n:, :])
     hidden_mean(params, x, out=h[:n, :])
     hidden_mean(params, chains, out=h[n:, :])

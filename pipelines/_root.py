@@ -34,7 +34,7 @@ from deepstrata.schemas.stages import (
     Split,
     Standardise,
 )
-from deepstrata.schemas.strategies import LocalSteps, Synchronous
+from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
@@ -73,6 +73,7 @@ __all__ = [
     "DataError",
     "DatasetSchema",
     "DatasetSource",
+    "Delayed",
     "DeclarationError",
     "DeepstrataError",
     "Dense",

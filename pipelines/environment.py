@@ -16,7 +16,17 @@ from deepstrata.schemas.runs import Environment
 #: Packages whose version is noted for people.
 NOTED = ("deepstrata", "dask", "distributed", "xarray", "zarr", "zarrs", "pydantic")
 #: Modules of pipelines that can change a bit of a result; the rest only shows or starts things.
-COMPUTING = ("context", "feeds", "graph", "rounds", "sources", "strategies", "training", "windows")
+COMPUTING = (
+    "ahead",
+    "context",
+    "feeds",
+    "graph",
+    "rounds",
+    "sources",
+    "strategies",
+    "training",
+    "windows",
+)
 #: What a worker's process should say of memory, or each NumPy temporary costs fresh pages.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 

@@ -181,8 +181,8 @@ def _seconds(executor: Executor) -> dict[str, float]:
 
 
 def _wait(before: dict[str, float], after: dict[str, float]) -> float:
-    """Return the share of the time since ``before`` that was spent reading."""
-    read, compute = (
-        max(after.get(what, 0.0) - before.get(what, 0.0), 0.0) for what in ("read", "compute")
+    """Return the share of the tasks' time since ``before`` that was spent waiting for data."""
+    waited, computed = (
+        max(after.get(what, 0.0) - before.get(what, 0.0), 0.0) for what in ("wait", "compute")
     )
-    return read / (read + compute) if read + compute else 0.0
+    return waited / (waited + computed) if waited + computed else 0.0

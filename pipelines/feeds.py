@@ -4,7 +4,7 @@ A feed is a frozen value that travels inside tasks; parameters of layers and sta
 data reach a task as files of the run, loaded once per process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from deepstrata.ops import backend, models, preprocess
 from deepstrata.ops.backend import Backend
-from deepstrata.ops.partials import Batch
+from deepstrata.ops.partials import Batch, shuffle
+from deepstrata.ops.preprocess import Affine
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import DataError
@@ -26,13 +27,6 @@ from deepstrata.storage.digests import digest
 from deepstrata.storage.readers import Reader, check_finite, check_range
 from deepstrata.storage.shards import Shard, epoch_order, permutation
 from deepstrata.storage.splits import PARTS, assign
-
-
-class Affine(NamedTuple):
-    """``(x - shift) / divisor``, each a scalar or one value a feature: float32."""
-
-    shift: Array
-    divisor: Array
 
 
 class Saved(NamedTuple):
@@ -115,7 +109,7 @@ def load(
     part: int | None,
     order: Key | None = None,
     limit: int | None = None,
-    ticket: None = None,
+    small: bool = False,
 ) -> Batch:
     """Read the samples of one part of a shard and prepare them.
 
@@ -127,15 +121,15 @@ def load(
         Puts the rows in the keyed order of an epoch; by default they keep their own.
     limit
         Read the whole shard but keep no more rows than this.
-    ticket
-        Anything: a task that must be done before this one reads (memory is bounded so).
+    small
+        Leave integers of one or two bytes as they are; ``partials.present`` scales them.
 
     Raises
     ------
     DataError
         NaN or infinity where no mask hides it; values that the units cannot take.
     """
-    with measure("read"):
+    with measure("wait"):
         values = feed.reader.read(shard.start, shard.stop, names(feed))
         rows = np.arange(shard.rows)
         if part is not None:
@@ -150,7 +144,7 @@ def load(
         # Layers below see the whole shard in its own order, as where their output is stored: of
         # other rows, or of these in another order, a product may have other last bits.
         seen = np.arange(shard.rows) if feed.below else rows
-        x, mask = _prepare(feed, shard, values, seen)
+        x, mask, scaling = _prepare(feed, shard, values, seen, small and not feed.below)
         x = backend.device_array(x, feed.backend)
     with measure("compute"):
         for below in feed.below:
@@ -159,38 +153,66 @@ def load(
             xp = backend.namespace(x)
             x = xp.take(x, backend.device_array(rows, feed.backend), axis=0)
     mask = None if mask is None else backend.device_array(mask, feed.backend)
-    return Batch(shard.start + rows, x, labels, mask)
+    return Batch(shard.start + rows, x, labels, mask, scaling)
+
+
+def load_mixed(pieces: Sequence[tuple[Feed, Shard]], order: Key) -> Batch:
+    """Read the training samples of some shards and put them in one keyed order.
+
+    Parameters
+    ----------
+    pieces
+        Each shard with the feed narrowed to it.
+    order
+        Key of the epoch's orders.
+    """
+    if len(pieces) == 1:
+        (feed, shard) = pieces[0]
+        return load(feed, shard, 0, order, small=True)
+    batches = [load(feed, shard, 0, small=True) for feed, shard in pieces]
+    key = fold(order, *(shard.index for _, shard in pieces))
+    return shuffle(batches, permutation(key, sum(len(batch.rows) for batch in batches)))
 
 
 def _prepare(
-    feed: Feed, shard: Shard, values: dict[str, Any], rows: Array
-) -> tuple[Array, Array | None]:
-    """Return some rows of a shard as float32 vectors, scaled, and their mask."""
+    feed: Feed, shard: Shard, values: dict[str, Any], rows: Array, small: bool
+) -> tuple[Array, Array | None, tuple[Affine, ...]]:
+    """Return some rows of a shard as float32 vectors, scaled, and their mask.
+
+    Where they are to stay ``small`` and are, the scaling is returned in place of being done.
+    """
     if feed.stored is not None:
         stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
-        return np.ascontiguousarray(stored[rows]), None
+        return np.ascontiguousarray(stored[rows]), None, ()
     columns = feed.columns
     mask = None
     if columns.mask is not None:
         mask = preprocess.flatten(values[columns.mask][rows]).astype(bool)
     x = preprocess.flatten(values[columns.features][rows])
+    scaling: tuple[Affine, ...] = tuple(saved.load() for saved in feed.affine)
+    if small and mask is None and preprocess.is_small(x):
+        if feed.visible_units == "bernoulli" and x.size:
+            ends = np.stack([x.min(axis=0), x.max(axis=0)])
+            _check_bernoulli(columns.features, shard, preprocess.apply(scaling, ends))
+        return x, None, tuple(saved.load(feed.backend) for saved in feed.affine)
     if mask is not None:
         x = np.where(mask, x, x.dtype.type(0))
-    x = np.ascontiguousarray(x, dtype=np.float32)
-    for saved in feed.affine:
-        affine: Affine = saved.load()
-        x = preprocess.standardise(x, affine.shift, affine.divisor, 0.0)
-    if mask is not None and feed.affine:
+    x = preprocess.apply(scaling, np.ascontiguousarray(x, dtype=np.float32))
+    if mask is not None and scaling:
         x = np.where(mask, x, np.float32(0))
     if feed.visible_units == "bernoulli" and x.size:
-        low, high = float(x.min()), float(x.max())
-        if low < 0 or high > 1:
-            raise DataError(
-                f"variable {columns.features!r}, samples {shard.start} to {shard.stop - 1}: "
-                f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
-                "add a Scale() stage, or use gaussian visible units and Standardise()"
-            )
-    return x, mask
+        _check_bernoulli(columns.features, shard, x)
+    return x, mask, ()
+
+
+def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
+    low, high = float(x.min()), float(x.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"variable {name!r}, samples {shard.start} to {shard.stop - 1}: "
+            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
+            "add a Scale() stage, or use gaussian visible units and Standardise()"
+        )
 
 
 class Inspected(NamedTuple):
@@ -209,7 +231,7 @@ def inspect(feed: Feed, shard: Shard) -> Inspected:
     DataError
         NaN or infinity without a mask, a negative label, a value out of its declared range.
     """
-    with measure("read"):
+    with measure("wait"):
         values = feed.reader.read(shard.start, shard.stop, names(feed))
         columns = feed.columns
         mask = values[columns.mask].astype(bool) if columns.mask else None

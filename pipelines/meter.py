@@ -1,4 +1,4 @@
-"""Seconds that this process spent reading and computing; for people, never part of a result."""
+"""Seconds that this process spent computing, and waiting for data; never part of a result."""
 
 import resource
 import sys
@@ -7,15 +7,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 
 _seconds: dict[str, float] = defaultdict(float)
 _lock = Lock()
+_thread = local()
 
 
 @contextmanager
 def measure(what: str) -> Iterator[None]:
     """Add the time spent in the block to this process's account of ``what``."""
+    if getattr(_thread, "aside", False):
+        yield
+        return
     start = time.perf_counter()
     try:
         yield
@@ -23,6 +27,16 @@ def measure(what: str) -> Iterator[None]:
         spent = time.perf_counter() - start
         with _lock:
             _seconds[what] += spent
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Leave what this thread does in the block out of the account: no task waits for it."""
+    _thread.aside = True
+    try:
+        yield
+    finally:
+        _thread.aside = False
 
 
 def seconds() -> dict[str, float]:

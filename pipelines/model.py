@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from deepstrata.ops import models, preprocess
-from deepstrata.pipelines.feeds import Affine
+from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError
 from deepstrata.schemas.models import DBN, Model
 from deepstrata.schemas.stages import classifies

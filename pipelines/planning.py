@@ -16,7 +16,6 @@ from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.rounds import epoch_rounds
 from deepstrata.pipelines.strategies import Learning, initial_state, replica_count
 from deepstrata.pipelines.training import KEEP
-from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model
@@ -267,15 +266,15 @@ def _training(
     epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
     groups, used = len({r.group for r in epoch}), sum(1 for n in counts if n)
     replicas = replica_count(settings)
-    merges = sum(_tree(len(r.shards)) for r in epoch)
-    locals_ = sum(len(r.shards) for r in epoch) * (2 if replicas else 1)
+    merges = sum(_tree(len(r.places)) for r in epoch)
+    locals_ = sum(len(r.places) for r in epoch) * (2 if replicas else 1)
     tasks = stage.epochs * (locals_ + merges + 2 * len(epoch) + used + groups + 2)
     state = initial_state(settings, models.shapes(model, visible))
     params, opt = nbytes(state.params), nbytes(state.optimiser)
     checkpoint = params + opt + replicas * params
     width = min(strategy.shards, used)
     peak = (
-        (GROUPS_IN_FLIGHT + 1) * width * found.shard_rows * (4 * visible + 16)
+        3 * width * strategy.buffer * found.shard_rows * (4 * visible + 16)
         + found.read_peak(max(found.visible, visible))
         + (4 + 4 * width) * (params + opt)
         + stage.monitor * 2 * 4 * visible

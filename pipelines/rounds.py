@@ -1,9 +1,9 @@
 """Which rows each round uses: a function of dataset, strategy and seed, never of the workers.
 
-An epoch visits the shards in a keyed order, ``shards`` of them side by side: a group. Each shard of
-a group is read once, its rows are put in a keyed order, and round after round takes the next rows
-of every shard of the group until the longest is used up. Rounds of a group have as many rows, up to
-one, so that no step is taken on a small rest.
+An epoch visits the shards in a keyed order, in groups: ``shards`` places side by side, each with
+``buffer`` shards. Every shard is read once, the rows of a place are put in a keyed order, and round
+after round takes the next rows of every place until the longest is used up. Rounds of a group have
+as many rows, up to one, so that no step is taken on a small rest.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from functools import singledispatch
 from typing import NamedTuple
 
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
+from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.storage.shards import Shard, shard_plan
 
 
@@ -24,10 +24,11 @@ class Round(NamedTuple):
     """Epochs done when the round begins: 1.5 is half-way through the second."""
     group: int
     """Counts groups of shards from the start of training."""
-    shards: tuple[int, ...]
+    places: tuple[tuple[int, ...], ...]
+    """The shards that each place mixes."""
     start: int
     stop: int
-    """Rows ``start:stop`` of each of the group's shards, in their keyed order."""
+    """Rows ``start:stop`` of each of the group's places, in their keyed order."""
     rows: int
     """Samples in the round."""
     ends_group: bool
@@ -35,17 +36,17 @@ class Round(NamedTuple):
 
 
 @singledispatch
-def rows_per_shard(strategy: Strategy) -> int:
-    """Return how many samples of each shard a round uses at most; rounds of a group are even."""
+def rows_per_place(strategy: Strategy) -> int:
+    """Return how many samples of each place a round uses at most; rounds of a group are even."""
     raise TypeError(f"no rule for a {type(strategy).__name__}")
 
 
-@rows_per_shard.register
-def _(strategy: Synchronous) -> int:
+@rows_per_place.register
+def _(strategy: Synchronous | Delayed) -> int:
     return strategy.batch
 
 
-@rows_per_shard.register
+@rows_per_place.register
 def _(strategy: LocalSteps) -> int:
     return strategy.batch * strategy.steps
 
@@ -63,10 +64,10 @@ def epoch_rounds(
 
     ``first`` and ``group`` are the numbers that rounds and groups begin with.
     """
-    step = rows_per_shard(strategy)
-    groups = shard_plan(grid, counts, key, epoch, strategy.shards)
+    step = rows_per_place(strategy)
+    groups = shard_plan(grid, counts, key, epoch, strategy.shards, strategy.buffer)
     total, done, index = sum(counts), 0, first
-    for i, (shards, held) in enumerate(groups):
+    for i, (places, held) in enumerate(groups):
         longest = max(held)
         pieces = -(-longest // step)
         for piece in range(pieces):
@@ -78,7 +79,7 @@ def epoch_rounds(
                 epoch=epoch,
                 progress=epoch + done / total,
                 group=group + i,
-                shards=tuple(shard.index for shard in shards),
+                places=tuple(tuple(shard.index for shard in place) for place in places),
                 start=start,
                 stop=stop,
                 rows=rows,

@@ -1,8 +1,8 @@
 """How a strategy writes a round into a graph.
 
 The state of a training is partitioned: ``state`` holds parameters and the (outer) optimiser,
-``replica-0``, ``replica-1``, ... what stays with a shard's place in the round (inner optimiser,
-persistent chains). Each part is a task of its own, so a strategy may spread them over workers. A
+``replica-0``, ``replica-1``, ... what stays with a place of the round (inner optimiser, persistent
+chains). Each part is a task of its own, so a strategy may spread them over workers. A
 strategy reads the parts of the last ``memory(strategy)`` rounds and adds those of the next one.
 """
 
@@ -19,7 +19,7 @@ from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import DBN, Model
 from deepstrata.schemas.optimisers import Optimiser
-from deepstrata.schemas.strategies import LocalSteps, Strategy, Synchronous
+from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
 
 
@@ -42,7 +42,7 @@ class TrainState(NamedTuple):
 
 
 class Replica(NamedTuple):
-    """What stays with one shard's place in the round."""
+    """What stays with one place of the round."""
 
     optimiser: Tree
     carry: Tree
@@ -61,10 +61,12 @@ class Parts(NamedTuple):
 
     state: Ref
     replicas: tuple[Ref, ...]
+    done: tuple[Ref, ...] = ()
+    """What was computed at each place of the round: those no longer need the round's samples."""
 
 
 class Local(NamedTuple):
-    """What a shard gives to a round when part of the state stays with it."""
+    """What a place gives to a round when part of the state stays with it."""
 
     partial: Partial
     replica: Replica
@@ -74,6 +76,11 @@ class Local(NamedTuple):
 def memory(strategy: Strategy) -> int:
     """Return how many past states a round reads; 1 is the newest alone."""
     return 1
+
+
+@memory.register
+def _(strategy: Delayed) -> int:
+    return strategy.rounds + 1
 
 
 @singledispatch
@@ -94,7 +101,7 @@ def write_round(
     settings: Learning,
     this: Round,
     states: Sequence[Parts],
-    shards: Sequence[Ref],
+    batches: Sequence[Ref],
 ) -> Parts:
     """Add one round to ``graph`` and return the references to the state after it.
 
@@ -104,14 +111,14 @@ def write_round(
         The rows to use.
     states
         The parts of the last ``memory(strategy)`` rounds, newest last.
-    shards
-        References to the ``Batch`` of each of the round's shards.
+    batches
+        References to the ``Batch`` of each of the round's places.
     """
     raise TypeError(f"no rule for a {type(strategy).__name__}")
 
 
 def replica_count(settings: Learning) -> int:
-    """Return how many replica parts a training has; 0 where nothing stays with a shard's place."""
+    """Return how many replica parts a training has; 0 where nothing stays with a place."""
     carries = leaves(models.carry(settings.model, settings.visible, settings.key))
     local = isinstance(settings.strategy, LocalSteps)
     return settings.strategy.shards if local or carries else 0
@@ -140,7 +147,7 @@ def initial_state(settings: Learning, params: Tree) -> TrainState:
 
 
 def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
-    """Return what the shard at ``place`` of a round starts with."""
+    """Return what a place of the round starts with."""
     local = isinstance(settings.strategy, LocalSteps)
     key = fold(settings.key, "carry", place)
     carry = models.carry(settings.model, settings.visible, key, settings.backend)
@@ -148,12 +155,12 @@ def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
 
 
 def partial_of(local: Local) -> Partial:
-    """Return what leaves the shard, without what stays."""
+    """Return what leaves the place, without what stays."""
     return local.partial
 
 
 def replica_of(local: Local | Replica) -> Replica:
-    """Return what stays with the shard's place."""
+    """Return what stays with the place."""
     return local.replica if isinstance(local, Local) else local
 
 
@@ -165,7 +172,7 @@ def gradient_task(
     rows: tuple[int, int],
     key: Key,
 ) -> Local | Partial:
-    """Sum the gradient over some rows of a shard."""
+    """Sum the gradient over some rows of a place."""
     with measure("compute"):
         carry = replica_of(replica).carry if replica is not None else ()
         piece = take(batch, *rows)
@@ -197,7 +204,7 @@ def local_steps_task(
     key: Key,
     rates: optimisers.Rates,
 ) -> Local:
-    """Take local steps through some rows of a shard; the partial is the change times the rows."""
+    """Take local steps through some rows of a place; the partial is the change times the rows."""
     assert isinstance(settings.strategy, LocalSteps)
     with measure("compute"):
         start, own = rounded.state.params, replica_of(replica)
@@ -220,44 +227,45 @@ def _map_reduce(
     graph: Graph,
     settings: Learning,
     this: Round,
-    newest: Parts,
-    shards: Sequence[Ref],
+    states: Sequence[Parts],
+    batches: Sequence[Ref],
     name: str,
     task: Callable[..., Any],
     *more: Any,
 ) -> Parts:
-    """Map ``task`` over the shards, reduce in a tree, update.
+    """Map ``task`` over the places from the oldest state, reduce in a tree, update the newest.
 
-    ``more`` are further arguments of ``task``, the same for every shard.
+    ``more`` are further arguments of ``task``, the same for every place.
     """
+    oldest, newest = states[0].state, states[-1].state
     key, rows = fold(settings.key, "round", this.index), (this.start, this.stop)
-    partials, replicas = [], list(newest.replicas)
-    for place, shard in enumerate(shards):
+    done, partials, replicas = [], [], list(states[-1].replicas)
+    for place, batch in enumerate(batches):
         own = replicas[place] if replicas else None
-        done = graph.call(
-            name, (this.index, place), task, settings, newest.state, own, shard, rows, key, *more
-        )
+        at = (this.index, place)
+        found = graph.call(name, at, task, settings, oldest, own, batch, rows, key, *more)
+        done.append(found)
         if replicas:
-            replicas[place] = done
-            done = graph.call("partial", (this.index, place), partial_of, done)
-        partials.append(done)
+            replicas[place] = found
+            found = graph.call("partial", at, partial_of, found)
+        partials.append(found)
     tops = graph.reduce("merge", (this.index,), merge, partials, down_to=FAN_IN)
     outer = outer_optimiser(settings.strategy, settings.optimiser)
     rates = optimisers.rates(outer, this.progress)
-    state = graph.call("update", (this.index,), update_task, settings, rates, newest.state, *tops)
-    return Parts(state, tuple(replicas))
+    state = graph.call("update", (this.index,), update_task, settings, rates, newest, *tops)
+    return Parts(state, tuple(replicas), tuple(done))
 
 
 @write_round.register
 def _(
-    strategy: Synchronous,
+    strategy: Synchronous | Delayed,
     graph: Graph,
     settings: Learning,
     this: Round,
     states: Sequence[Parts],
-    shards: Sequence[Ref],
+    batches: Sequence[Ref],
 ) -> Parts:
-    return _map_reduce(graph, settings, this, states[-1], shards, "gradient", gradient_task)
+    return _map_reduce(graph, settings, this, states, batches, "gradient", gradient_task)
 
 
 @write_round.register
@@ -267,8 +275,7 @@ def _(
     settings: Learning,
     this: Round,
     states: Sequence[Parts],
-    shards: Sequence[Ref],
+    batches: Sequence[Ref],
 ) -> Parts:
     inner = optimisers.rates(settings.optimiser, this.progress)
-    newest = states[-1]
-    return _map_reduce(graph, settings, this, newest, shards, "steps", local_steps_task, inner)
+    return _map_reduce(graph, settings, this, states, batches, "steps", local_steps_task, inner)

@@ -25,7 +25,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
 )
-from deepstrata.schemas.strategies import Strategy, Synchronous
+from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy
 
 WIDEST = 28  #: characters in a line of a box
 SOURCE = ("the source",)  #: the source's key; no stage's name is a tuple
@@ -77,7 +77,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
     """
     from deepstrata.pipelines import strategies
     from deepstrata.pipelines.graph import Graph as TaskGraph
-    from deepstrata.pipelines.rounds import Round, rows_per_shard
+    from deepstrata.pipelines.rounds import Round, rows_per_place
 
     stage = pipeline.stage(stage_name)
     if not isinstance(stage, Pretrain | FineTune):
@@ -89,13 +89,13 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
     model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
     optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
     settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
-    graph, rows = TaskGraph(), rows_per_shard(strategy)
+    graph, rows = TaskGraph(), rows_per_place(strategy)
     places = tuple(range(shards))
     replicas = places[: strategies.replica_count(settings)]
     parts = strategies.Parts(
         graph.call("state", (), dict), tuple(graph.call("replica", (0, i), dict) for i in replicas)
     )
-    this = Round(0, 0, 0.0, 0, places, 0, rows, rows * shards, True, True)
+    this = Round(0, 0, 0.0, 0, tuple((i,) for i in places), 0, rows, rows * shards, True, True)
     loads = [graph.call("load shard", (0, i), dict) for i in places]
     past = [parts] * strategies.memory(strategy)
     strategies.write_round(strategy, graph, settings, this, past, loads)
@@ -234,6 +234,8 @@ def _rate(rate: Rate) -> str:
 
 
 def _strategy(strategy: Strategy) -> str:
-    if isinstance(strategy, Synchronous):
-        return f"a step of {strategy.shards} shards × {strategy.batch}"
-    return f"{strategy.shards} shards × {strategy.steps} steps of {strategy.batch}"
+    places = f"{strategy.shards} × {strategy.buffer}" if strategy.buffer > 1 else strategy.shards
+    if isinstance(strategy, LocalSteps):
+        return f"{places} shards × {strategy.steps} steps of {strategy.batch}"
+    late = f", {strategy.rounds} rounds late" if isinstance(strategy, Delayed) else ""
+    return f"a step of {places} shards × {strategy.batch}{late}"

@@ -1,16 +1,19 @@
 """Windows: a window of rounds is one graph, from one checkpoint to the next.
 
 Lineage is cut at its ends: it begins by loading a checkpoint and ends by writing one. Within it,
-load tasks wait for tickets, so that no more than two groups of shards are in memory.
+a place loads the samples of a group when it is done with those of the group before, and begins to
+read those of the next: it has no more than two groups' in memory.
 """
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from deepstrata.ops import backend, models
 from deepstrata.ops.partials import Batch, add_stats
-from deepstrata.pipelines import feeds
+from deepstrata.pipelines import ahead, feeds
+from deepstrata.pipelines.ahead import Read
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.graph import Graph, Ref
 from deepstrata.pipelines.meter import measure
@@ -35,8 +38,6 @@ from deepstrata.schemas.keys import fold
 from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.checkpoints import Checkpoint
 from deepstrata.storage.shards import Shard
-
-GROUPS_IN_FLIGHT = 2  #: groups of shards in memory: one computed on, one read ahead
 
 
 class Training(NamedTuple):
@@ -95,7 +96,7 @@ def begin_state(settings: Learning, start: Saved | None) -> Rounded:
 
 
 def begin_replica(settings: Learning, rounded: Rounded, place: int) -> Replica:
-    """Make what the shard at ``place`` of a round starts with."""
+    """Make what a place of the round starts with."""
     return initial_replica(settings, rounded.state.params, place)
 
 
@@ -114,7 +115,7 @@ def load_state(settings: Learning, url: str, like: TrainState, digest: str) -> R
 def load_replica(
     settings: Learning, url: str, like: TrainState, place: int, digest: str
 ) -> Replica:
-    """Read the part of the state that stays with a shard's place."""
+    """Read the part of the state that stays with a place."""
     example = initial_replica(settings._replace(backend="numpy"), like.params, place)
     replica = checkpoints.load_part(url, example, digest)
     found: Replica = backend.on_device(replica, settings.backend)
@@ -124,10 +125,6 @@ def load_replica(
 def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
     """Return what is told of a round, without its state."""
     return rounded.n, rounded.stats
-
-
-def ticket_of(rounded: Rounded) -> None:
-    """Say that a round is done."""
 
 
 def watch(settings: Learning, rounded: Rounded, *batches: Batch) -> dict[str, Any]:
@@ -176,20 +173,16 @@ def window_graph(training: Training, window: Sequence[Round], begin: Checkpoint)
     watched = _watched(graph, training)
     reports: list[Ref] = []
     monitors: list[tuple[Round, str, Ref]] = []
-    tickets: list[Ref] = []
-    shards: list[Ref] = []
-    group = None
+    groups = {this.group: this for this in reversed(window)}
+    batches: list[Ref] = []
     for this in window:
-        if this.group != group:
-            group = this.group
-            ticket = tickets[-GROUPS_IN_FLIGHT] if len(tickets) >= GROUPS_IN_FLIGHT else None
-            shards = _load_group(graph, training, this, ticket)
-        states.append(write_round(settings.strategy, graph, settings, this, states, shards))
+        if this is groups[this.group]:
+            done = states[-1].done
+            batches = _load_group(graph, training, this, groups.get(this.group + 1), done)
+        states.append(write_round(settings.strategy, graph, settings, this, states, batches))
         del states[0]
         newest = states[-1].state
         reports.append(graph.call("report", (this.index,), report_of, newest))
-        if this.ends_group:
-            tickets.append(graph.call("ticket", (this.index,), ticket_of, newest))
         if this.ends_epoch:
             monitors += [
                 (
@@ -227,23 +220,26 @@ def _load_states(graph: Graph, training: Training, begin: Checkpoint) -> list[Pa
     return states
 
 
-def _load_group(graph: Graph, training: Training, this: Round, ticket: Ref | None) -> list[Ref]:
-    order = fold(training.settings.key, "rows", this.epoch)
-    shards = [training.grid[index] for index in this.shards]
+def _load_group(
+    graph: Graph, training: Training, this: Round, following: Round | None, done: Sequence[Ref]
+) -> list[Ref]:
+    """Add the tasks that load a group; each follows what its place did before, where that was."""
+    reads = _reads(graph, training, this)
+    later = _reads(graph, training, following) if following else []
     return [
-        graph.call(
-            "load",
-            (this.epoch, shard.index),
-            feeds.load,
-            training.feed.narrow(shard),
-            shard,
-            0,
-            order,
-            None,
-            ticket,
-        )
-        for shard in shards
+        graph.call("load", read.place, ahead.take, read, then, last)
+        for read, then, last in zip_longest(reads, later[: len(reads)], done[: len(reads)])
     ]
+
+
+def _reads(graph: Graph, training: Training, this: Round) -> list[Read]:
+    order = fold(training.settings.key, "rows", this.epoch)
+    found = []
+    for place, indices in enumerate(this.places):
+        shards = [training.grid[index] for index in indices]
+        pieces = tuple((training.feed.narrow(shard), shard) for shard in shards)
+        found.append(Read(graph.token, (this.group, place), feeds.load_mixed, (pieces, order)))
+    return found
 
 
 def _watched(graph: Graph, training: Training) -> dict[str, list[Ref]]:

@@ -34,11 +34,11 @@ class Shard(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Shards that are worked on side by side."""
+    """Places that are worked on side by side, each with the shards that it mixes."""
 
-    shards: tuple[Shard, ...]
+    places: tuple[tuple[Shard, ...], ...]
     counts: tuple[int, ...]
-    """Samples of each that take part."""
+    """Samples of each place that take part."""
 
 
 def shard_grid(
@@ -157,7 +157,7 @@ def epoch_order(count: int, key: Key) -> npt.NDArray[np.int64]:
 
 
 def shard_plan(
-    grid: Sequence[Shard], counts: Sequence[int], key: Key, epoch: int, width: int
+    grid: Sequence[Shard], counts: Sequence[int], key: Key, epoch: int, width: int, buffer: int = 1
 ) -> tuple[Group, ...]:
     """Say in which order an epoch goes through the shards.
 
@@ -171,8 +171,8 @@ def shard_plan(
         Of the stage; the epoch is folded in.
     epoch
         Number of the epoch, from 0.
-    width
-        Shards side by side in a group; the last group may have fewer.
+    width, buffer
+        Places side by side in a group, and shards of each; the last group may have fewer.
 
     Returns
     -------
@@ -182,5 +182,14 @@ def shard_plan(
     taking_part = [(shard, int(n)) for shard, n in zip(grid, counts, strict=True) if n > 0]
     order = epoch_order(len(taking_part), fold(key, "shards", epoch))
     ordered = [taking_part[i] for i in order]
-    groups = [ordered[i : i + width] for i in range(0, len(ordered), width)]
-    return tuple(Group(tuple(s for s, _ in g), tuple(n for _, n in g)) for g in groups)
+    taken = width * buffer
+    return tuple(_group(ordered[i : i + taken], width) for i in range(0, len(ordered), taken))
+
+
+def _group(shards: Sequence[tuple[Shard, int]], width: int) -> Group:
+    """Deal shards out to ``width`` places, one after the other."""
+    dealt = [shards[place::width] for place in range(min(width, len(shards)))]
+    return Group(
+        tuple(tuple(shard for shard, _ in place) for place in dealt),
+        tuple(sum(n for _, n in place) for place in dealt),
+    )

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from deepstrata.ops import backend, moments
+from deepstrata.ops.preprocess import Affine
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard, stage_digest
-from deepstrata.pipelines.feeds import Affine, Feed, Saved
+from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.runs import StageRecord

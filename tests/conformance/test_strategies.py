@@ -8,7 +8,17 @@ import pytest
 from distributed import Client
 from support import StopAfter, same, stopping
 
-from deepstrata import RBM, SGD, Adam, LocalSteps, Pipeline, Pretrain, Synchronous, ZarrSource
+from deepstrata import (
+    RBM,
+    SGD,
+    Adam,
+    Delayed,
+    LocalSteps,
+    Pipeline,
+    Pretrain,
+    Synchronous,
+    ZarrSource,
+)
 from deepstrata.pipelines.rounds import all_rounds, windows
 from deepstrata.pipelines.run import resume, run
 from deepstrata.schemas.keys import Key
@@ -23,6 +33,9 @@ STRATEGIES = [
     LocalSteps(
         batch=10, steps=3, shards=3, outer=SGD(learning_rate=0.7, momentum=0.9, nesterov=True)
     ),
+    LocalSteps(batch=10, steps=2, shards=2, buffer=2),
+    Delayed(rounds=1, batch=15, shards=2),
+    Delayed(rounds=3, batch=10, shards=3, buffer=2),
 ]
 GRID, EVEN = shard_grid(180, 30), shard_grid(240, 30)
 MODELS = [RBM(hidden=6), RBM(hidden=6, persistent=True, chains=10)]
@@ -52,20 +65,21 @@ class TestStrategy:
             all_rounds(GRID, counts, strategy, Key(1), 3), key=lambda r: r.epoch
         ):
             rounds = list(group)
-            used = np.zeros(sum(counts), int)
-            starts = np.cumsum([0, *counts])
+            places = {place for r in rounds for place in r.places}
+            mixed = sorted(shard for place in places for shard in place)
+            assert mixed == [i for i, n in enumerate(counts) if n], epoch
+            used = {place: np.zeros(sum(counts[i] for i in place), int) for place in places}
             for r in rounds:
-                for shard in r.shards:
-                    stop = min(r.stop, counts[shard])
-                    used[starts[shard] + r.start : starts[shard] + stop] += 1
-            assert (used == 1).all(), epoch
+                for place in r.places:
+                    used[place][r.start : r.stop] += 1
+            assert all((times == 1).all() for times in used.values()), epoch
             assert sum(r.rows for r in rounds) == sum(counts)
             assert rounds[-1].ends_epoch
             assert not any(r.ends_epoch for r in rounds[:-1])
 
     def test_order_differs_from_epoch_to_epoch(self, strategy, model, optimiser) -> None:
         epochs = [
-            [r.shards for r in group]
+            [r.places for r in group]
             for _, group in itertools.groupby(
                 all_rounds(EVEN, [30] * 8, strategy, Key(1), 3), key=lambda r: r.epoch
             )

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepstrata.ops.partials import Batch, Partial, add_stats, merge, present, take
+from deepstrata.ops.partials import Batch, Partial, add_stats, merge, present, shuffle, take
+from deepstrata.ops.preprocess import Affine
 
 
 def partial(i):
@@ -49,3 +50,23 @@ def test_take_is_a_view_and_present_fills_zeros():
     assert part.mask.shape == (1, 2)
     assert np.shares_memory(part.x, x)
     assert present(batch._replace(mask=None)) is x
+
+
+def test_shuffle_puts_the_samples_of_all_batches_in_order():
+    batches = [
+        Batch(np.arange(3), np.arange(6).reshape(3, 2), np.arange(3)),
+        Batch(np.arange(7, 9), np.arange(6, 10).reshape(2, 2), np.arange(3, 5)),
+    ]
+    order = np.array([4, 0, 3, 1, 2])
+    found = shuffle(batches, order)
+    np.testing.assert_array_equal(found.rows, np.array([0, 1, 2, 7, 8])[order])
+    np.testing.assert_array_equal(found.x, np.arange(10).reshape(5, 2)[order])
+    np.testing.assert_array_equal(found.labels, order)
+    assert found.mask is None
+
+
+def test_small_integers_are_scaled_when_they_are_used():
+    scaling = (Affine(np.float32(10), np.float32(2)),)
+    batch = Batch(np.arange(4), np.arange(8, dtype=np.uint8).reshape(4, 2), scaling=scaling)
+    np.testing.assert_array_equal(present(take(batch, 1, 2)), [[-4, -3.5]])
+    assert present(batch).dtype == np.float32

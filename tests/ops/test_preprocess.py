@@ -4,7 +4,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from deepstrata.ops.preprocess import flatten, scale, standardise
+from deepstrata.ops.preprocess import Affine, apply, flatten, scale, standardise
 from deepstrata.ops.random import normal
 from deepstrata.schemas.keys import Key
 
@@ -53,3 +53,16 @@ def test_any_library():
     assert found.dtype == xp.float32
     np.testing.assert_array_equal(np.asarray(found), [[0, 0], [1, 1]])
     assert standardise(x, 2.0, 1.0, 1e-6).dtype == xp.float32
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+@pytest.mark.parametrize("per_feature", [True, False])
+def test_small_integers_are_scaled_with_the_same_bits_by_the_compiled_loop(dtype, per_feature):
+    x = np.random.default_rng(0).integers(0, 100, (37, 70)).astype(dtype)
+    shape = (70,) if per_feature else ()
+    shift = np.asarray(normal(Key(1), np.arange(1), 70)[0] * 50 if shape else 33.3, np.float32)
+    affine = Affine(shift, np.abs(shift) + np.float32(0.1))
+    found = apply((affine, Affine(np.float32(0.5), np.float32(3))), x)
+    assert found.dtype == np.float32
+    wide = apply((affine, Affine(np.float32(0.5), np.float32(3))), x.astype(np.float32))
+    np.testing.assert_array_equal(found, wide)

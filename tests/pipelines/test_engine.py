@@ -13,7 +13,7 @@ import xarray as xr
 from distributed import Client
 from support import StopAfter, dbn_pipeline, same, stopping
 
-from deepstrata import Synchronous
+from deepstrata import Delayed, LocalSteps, Synchronous
 from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.events import Notice, Progress, StageFinished
 from deepstrata.pipelines.planning import plan
@@ -237,3 +237,18 @@ def test_codes_of_others_are_not_overwritten(
     with pytest.raises(StorageError, match="exists already"):
         run(dbn_pipeline(bars_path).replace(**{"encode.path": theirs}), client, out=out)
     assert reference.codes["code"].shape == (240, 8)
+
+
+def test_a_delay_of_no_rounds_is_synchronous(bars_path: str, client: Client, tmp_path) -> None:
+    strategies = (Synchronous(batch=15, shards=3), Delayed(rounds=0, batch=15, shards=3))
+    runs = [
+        run(dbn_pipeline(bars_path, strategy), client, out=str(tmp_path / strategy.kind))
+        for strategy in strategies
+    ]
+    same(*runs)
+
+
+def test_mixing_more_shards_gives_other_weights(reference: Run, bars_path, client, out) -> None:
+    strategy = LocalSteps(batch=10, steps=2, shards=2, buffer=2)
+    mixed = run(dbn_pipeline(bars_path, strategy), client, out=out)
+    assert mixed.manifest.weights_sha256 != reference.manifest.weights_sha256

@@ -98,21 +98,34 @@ def test_keys_and_epochs_give_other_orders() -> None:
     assert np.array_equal(epoch_order(100, Key(1)), epoch_order(100, Key(1)))
 
 
-@given(key=KEYS, shards=st.integers(1, 40), width=st.integers(1, 9), epoch=st.integers(0, 5))
-def test_a_plan_holds_every_sample_once(key: Key, shards: int, width: int, epoch: int) -> None:
+@given(
+    key=KEYS,
+    shards=st.integers(1, 40),
+    width=st.integers(1, 9),
+    buffer=st.integers(1, 4),
+    epoch=st.integers(0, 5),
+)
+def test_a_plan_holds_every_sample_once(
+    key: Key, shards: int, width: int, buffer: int, epoch: int
+) -> None:
     grid = shard_grid(shards * 10, 10)
     counts = [i % 4 for i in range(shards)]
-    plan = shard_plan(grid, counts, key, epoch, width)
-    seen = {shard.index: n for group in plan for shard, n in zip(*group, strict=True)}
-    assert seen == {i: n for i, n in enumerate(counts) if n}
-    assert sum(len(group.shards) for group in plan) == len(seen)
-    assert all(len(group.shards) == width for group in plan[:-1])
+    plan = shard_plan(grid, counts, key, epoch, width, buffer)
+    places = [place for group in plan for place in group.places]
+    seen = sorted(shard.index for place in places for shard in place)
+    assert seen == [i for i, n in enumerate(counts) if n]
+    held = [n for group in plan for n in group.counts]
+    assert held == [sum(counts[shard.index] for shard in place) for place in places]
+    assert all(len(group.places) == width for group in plan[:-1])
+    assert all(len(place) == buffer for group in plan[:-1] for place in group.places)
+    last = [len(place) for place in plan[-1].places] if plan else [0]
+    assert max(last) - min(last) <= 1
 
 
 def test_epochs_go_through_the_shards_in_another_order() -> None:
     grid = shard_grid(200, 10)
     plans = {
-        tuple(s.index for g in shard_plan(grid, [10] * 20, Key(0), epoch, 2) for s in g.shards)
+        tuple(s.index for g in shard_plan(grid, [10] * 20, Key(0), epoch, 2) for (s,) in g.places)
         for epoch in range(5)
     }
     assert len(plans) == 5
