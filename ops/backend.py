@@ -6,8 +6,10 @@ import os
 from typing import Any, Literal
 
 import array_api_compat
+import array_api_compat.numpy
 import numpy as np
 
+from deepstrata.ops import blas
 from deepstrata.schemas.errors import ClusterError
 from deepstrata.schemas.trees import Array, Tree, tree_map
 
@@ -16,8 +18,8 @@ Namespace = Any  #: a module of the array API standard
 
 
 def namespace(x: Array) -> Namespace:
-    """Return the array API namespace of ``x``; ask once per public op, a call costs 1 us."""
-    return array_api_compat.array_namespace(x)
+    """Return the array API namespace of ``x``; ask once per public op."""
+    return array_api_compat.numpy if type(x) is np.ndarray else array_api_compat.array_namespace(x)
 
 
 def is_numpy(x: Array) -> bool:
@@ -110,6 +112,21 @@ def product(a: Array, b: Array, out: Array | None = None) -> Array:
     if out is not None and (is_numpy(out) or array_api_compat.is_cupy_array(out)):
         return namespace(a).matmul(a, b, out=out)
     return store(a @ b, out)
+
+
+def add_product(a: Array, b: Array, out: Array, scale: float, keep: float) -> Array:
+    """Write ``keep * out + scale * a.T @ b`` to ``out`` and return it.
+
+    Parameters
+    ----------
+    a, b, out
+        (N, V), (N, H) and (V, H).
+    """
+    if keep == 0.0 and scale == 1.0:
+        return product(a.T, b, out)
+    if not (is_fast(a, b, out) and blas.add_product(a, b, out, scale, keep)):
+        store(keep * out + scale * (a.T @ b), out)
+    return out
 
 
 class Scratch:

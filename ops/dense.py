@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deepstrata.ops.backend import namespace, product, store
+from deepstrata.ops.backend import add_product, namespace, product, store
 from deepstrata.ops.kernels import logistic_chain, relu, relu_chain, sigmoid
+from deepstrata.ops.partials import Into, put
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.trees import Array
 
@@ -90,12 +91,13 @@ def backward(
     return ACTIVATIONS[activation][1](product(delta, params.weights.T, below), h)
 
 
-def gradient(x: Array, delta: Array, out: DenseParams | None = None) -> DenseParams:
+def gradient(x: Array, delta: Array, out: Into | None = None) -> DenseParams:
     """Return a layer's gradient, summed over samples, from inputs (N, I) and deltas (N, O)."""
     bias = namespace(x).sum(delta, axis=0)
     if out is None:
         return DenseParams(product(x.T, delta), bias)
-    return DenseParams(product(x.T, delta, out.weights), store(bias, out.bias))
+    weights = add_product(x, delta, out.tree.weights, out.scale, out.keep)
+    return DenseParams(weights, put(bias, out.tree.bias, out))
 
 
 def softmax(logits: Array) -> Array:

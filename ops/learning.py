@@ -5,7 +5,7 @@ from typing import Any
 from deepstrata.ops import models, optimisers
 from deepstrata.ops.backend import Scratch, namespace
 from deepstrata.ops.optimisers import Rates, copied
-from deepstrata.ops.partials import Batch, add_stats, take
+from deepstrata.ops.partials import Batch, Into, add_stats, take
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.optimisers import Optimiser
@@ -42,14 +42,20 @@ def local_steps(
         Summed over the samples.
     """
     params, state = tree_map(copied, params), tree_map(copied, state)
-    buffers = tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
+    straight = optimisers.accumulates(optimiser)
+    buffers = () if straight else tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
     scratch = Scratch()
     stats: dict[str, Any] = {}
     n = batch.x.shape[0]
     steps = -(-n // size)
     for step in range(steps):
         part = take(batch, n * step // steps, n * (step + 1) // steps)
-        partial, carry = models.gradient(model, params, part, key, carry, buffers, scratch)
-        optimisers.update_in_place(optimiser, rates, partial.total, partial.n, state, params)
+        rows = part.x.shape[0]
+        into = optimisers.into_velocity(rates, rows, state) if straight else Into(buffers)
+        partial, carry = models.gradient(model, params, part, key, carry, into, scratch)
+        if straight:
+            optimisers.follow_in_place(optimiser, rates, state, params)
+        else:
+            optimisers.update_in_place(optimiser, rates, partial.total, rows, state, params)
         stats = add_stats(stats, partial.stats)
     return params, state, carry, n, stats

@@ -17,7 +17,7 @@ from deepstrata.ops import dense, rbm
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
-from deepstrata.ops.partials import Batch, Partial, present
+from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
@@ -199,7 +199,7 @@ def gradient(
     batch: Batch,
     key: Key,
     carry: Tree = (),
-    out: Tree | None = None,
+    out: Into | None = None,
     scratch: Scratch | None = None,
 ) -> tuple[Partial, Tree]:
     """Return the gradient to descend, summed over the batch, and the new carry.
@@ -209,7 +209,7 @@ def gradient(
     key
         The round's key; the rows of the batch address the numbers below it.
     out
-        Parameter-shaped buffers that become ``Partial.total``; allocated when None.
+        Where to write it; its tree becomes ``Partial.total``. Allocated when None.
     scratch
         Buffers to use again from call to call.
 
@@ -231,7 +231,7 @@ def _(
     batch: Batch,
     key: Key,
     carry: Tree = (),
-    out: Tree | None = None,
+    out: Into | None = None,
     scratch: Scratch | None = None,
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
@@ -243,7 +243,7 @@ def _(
     loss = dense.cross_entropy(outputs.pop(), labels)
     delta, grads = loss.delta, []
     for i in reversed(range(len(model.layers))):
-        grads.append(dense.gradient(outputs[i], delta, None if out is None else out[i]))
+        grads.append(dense.gradient(outputs[i], delta, out and out._replace(tree=out.tree[i])))
         if i:
             into = scratch.empty(f"delta{i}", outputs[i].shape, delta)
             below = activation(model.layers[i - 1])

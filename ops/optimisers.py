@@ -14,6 +14,7 @@ import numpy as np
 
 from deepstrata.ops import compiled
 from deepstrata.ops.backend import is_fast, namespace
+from deepstrata.ops.partials import Into
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -170,6 +171,22 @@ def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tr
     _each(kernel, oracle, settings, decay, params, state.velocity, total)
 
 
+def accumulates(optimiser: Optimiser) -> bool:
+    """Tell whether gradients may be added to the state straight away: plain momentum."""
+    return isinstance(optimiser, SGD) and optimiser.momentum != 0.0 and not optimiser.nesterov
+
+
+def into_velocity(rates: Rates, n: int, state: SGDState) -> Into:
+    """Return where the gradient of ``n`` samples goes, for ``follow_in_place`` to go on from."""
+    return Into(state.velocity, keep=rates.momentum, scale=1.0 / n)
+
+
+def follow_in_place(optimiser: Optimiser, rates: Rates, state: SGDState, params: Tree) -> None:
+    """Take the rest of a step whose gradient is in the velocity, overwriting both arguments."""
+    settings, decay = (rates.learning_rate,), optimiser.weight_decay
+    _each(compiled.follow, follow_oracle, settings, decay, params, state.velocity)
+
+
 @update_in_place.register
 def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
     settings = (1.0 / n, rates.learning_rate, optimiser.epsilon)
@@ -216,6 +233,12 @@ def momentum_oracle(
 ) -> None:
     """``v = mu * v + gradient; w -= rate * v``"""
     v[...] = mu * v + (total * scale + decay * w)
+    w -= rate * v
+
+
+def follow_oracle(w: Array, v: Array, rate: float, decay: float) -> None:
+    """``v += decay * w; w -= rate * v``"""
+    v += decay * w
     w -= rate * v
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from array_api_compat import device
 
 from deepstrata.ops import preprocess
-from deepstrata.ops.backend import namespace
+from deepstrata.ops.backend import namespace, store
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.trees import Array, Tree, tree_map
 
@@ -25,8 +25,24 @@ class Batch(NamedTuple):
     """(N,) int64 NumPy array of class numbers."""
     mask: Array | None = None
     """(N, V) bool, true where a value is present; what ``x`` holds elsewhere does not matter."""
-    scaling: tuple[Affine, ...] = ()
-    """What is yet to be done to ``x``, where that is kept as the small integers it was read as."""
+    scaling: tuple[Affine, ...] | None = None
+    """What is yet to be done to ``x`` where that is kept as the integers it was read as."""
+
+
+class Into(NamedTuple):
+    """Where a gradient is to be written: ``tree = keep * tree + scale * gradient``."""
+
+    tree: Tree
+    """Shaped like the parameters; overwritten."""
+    keep: float = 0.0
+    scale: float = 1.0
+
+
+def put(value: Array, leaf: Array, into: Into) -> Array:
+    """Write one leaf of a gradient to that of ``into.tree``, and return it."""
+    if into.keep == 0.0 and into.scale == 1.0:
+        return store(value, leaf)
+    return store(into.keep * leaf + into.scale * value, leaf)
 
 
 class Partial(NamedTuple):
@@ -67,7 +83,7 @@ def shuffle(batches: Sequence[Batch], order: Array) -> Batch:
 
 def present(batch: Batch) -> Array:
     """Return the (N, V) features, scaled, with zeros where the mask says that nothing is there."""
-    x = preprocess.apply(batch.scaling, batch.x) if preprocess.is_small(batch.x) else batch.x
+    x = batch.x if batch.scaling is None else preprocess.apply(batch.scaling, batch.x)
     if batch.mask is None:
         return x
     xp = namespace(x)

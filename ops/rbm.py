@@ -13,9 +13,9 @@ Letters: N samples, V visible units, H hidden units, C chains, b visible and c h
 
 from typing import NamedTuple
 
-from deepstrata.ops.backend import Scratch, namespace, negative, product, store
+from deepstrata.ops.backend import Scratch, add_product, namespace, negative, product, store
 from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
-from deepstrata.ops.partials import Batch, Partial, present
+from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.ops.random import normal
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
@@ -123,7 +123,7 @@ def contrastive_divergence(
     batch: Batch,
     key: Key,
     carry: Tree = (),
-    out: RBMParams | None = None,
+    out: Into | None = None,
     scratch: Scratch | None = None,
 ) -> tuple[Partial, Tree]:
     """Return the gradient to descend, summed over the batch: minus CD's learning rule.
@@ -138,7 +138,7 @@ def contrastive_divergence(
     carry
         Chains (C, V) of a persistent model, else ``()``; not changed.
     out
-        Parameter-shaped buffers that become ``Partial.total``.
+        Where to write it; its tree becomes ``Partial.total``.
     scratch
         Buffers to use again from call to call.
 
@@ -217,19 +217,20 @@ def _persistent_phases(
     return squared_error(x, visible_mean(model, params, h[:n, :])), chains
 
 
-def _statistics(model: RBM, v: Array, h: Array, n: int, out: RBMParams | None) -> RBMParams:
+def _statistics(model: RBM, v: Array, h: Array, n: int, out: Into | None) -> RBMParams:
     """Return the gradient from stacked phases; the sign and weight of a row are in ``v``."""
     xp = namespace(v)
-    weights = product(v.T, h, None if out is None else out.weights)
     positive = xp.sum(h[:n, :], axis=0)
     scale = n / (h.shape[0] - n) if n else 0.0
     hidden_bias = xp.sum(h[n:, :], axis=0) * scale - positive
     if model.sparsity_target is not None:
         hidden_bias += model.sparsity_cost * (positive - n * model.sparsity_target)
+    visible_bias = xp.sum(v, axis=0)
     if out is None:
-        return RBMParams(weights, xp.sum(v, axis=0), hidden_bias)
+        return RBMParams(product(v.T, h), visible_bias, hidden_bias)
+    tree: RBMParams = out.tree
     return RBMParams(
-        weights,
-        store(xp.sum(v, axis=0), out.visible_bias),
-        store(hidden_bias, out.hidden_bias),
+        add_product(v, h, tree.weights, out.scale, out.keep),
+        put(visible_bias, tree.visible_bias, out),
+        put(hidden_bias, tree.hidden_bias, out),
     )

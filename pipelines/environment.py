@@ -10,6 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from deepstrata.ops import blas
 from deepstrata.ops.backend import cuda_device
 from deepstrata.schemas.runs import Environment
 
@@ -77,6 +78,7 @@ def describe() -> dict[str, Any]:
         "numpy": package_version("numpy"),
         "numba": package_version("numba"),
         "machine": platform.machine(),
+        "accumulation": "blas" if blas.find() else "none",
         "device": cuda_device() or "cpu",
     } | blas_bits()
     notes = {name: package_version(name) for name in NOTED} | {

@@ -176,14 +176,14 @@ def load_mixed(pieces: Sequence[tuple[Feed, Shard]], order: Key) -> Batch:
 
 def _prepare(
     feed: Feed, shard: Shard, values: dict[str, Any], rows: Array, small: bool
-) -> tuple[Array, Array | None, tuple[Affine, ...]]:
+) -> tuple[Array, Array | None, tuple[Affine, ...] | None]:
     """Return some rows of a shard as float32 vectors, scaled, and their mask.
 
     Where they are to stay ``small`` and are, the scaling is returned in place of being done.
     """
     if feed.stored is not None:
         stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
-        return np.ascontiguousarray(stored[rows]), None, ()
+        return np.ascontiguousarray(stored[rows]), None, None
     columns = feed.columns
     mask = None
     if columns.mask is not None:
@@ -202,7 +202,7 @@ def _prepare(
         x = np.where(mask, x, np.float32(0))
     if feed.visible_units == "bernoulli" and x.size:
         _check_bernoulli(columns.features, shard, x)
-    return x, mask, ()
+    return x, mask, None
 
 
 def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:

@@ -64,7 +64,10 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
 
 def leaves(tree: Tree) -> list[Any]:
     """Return the leaves in the order of the tree."""
-    return list(flatten(tree).values())
+    if is_leaf(tree):
+        return [tree]
+    children = tree.values() if isinstance(tree, dict) else tree
+    return [leaf for child in children for leaf in leaves(child)]
 
 
 def unflatten(like: Tree, flat: Mapping[str, Any], where: str, prefix: str = "") -> Tree:

@@ -7,7 +7,7 @@ import pytest
 from deepstrata.ops import models, optimisers
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
-from deepstrata.ops.partials import Batch, merge, take
+from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
@@ -108,13 +108,24 @@ class TestModel:
         first = models.gradient(model, params, batch, KEY, carry)
         out, scratch = tree_map(np.empty_like, params), Scratch()
         for _ in range(2):
-            again = models.gradient(model, params, batch, KEY, carry, out, scratch)
+            again = models.gradient(model, params, batch, KEY, carry, Into(out), scratch)
             assert_same(tuple(first[0].total), tuple(again[0].total))
             assert_same(first[1], again[1])
             assert first[0].stats == again[0].stats
             for a, b in zip(leaves(out), leaves(again[0].total), strict=True):
                 assert a is b
         assert_same(before, (params, carry, tuple(batch[:3])))
+
+    def test_a_gradient_is_added_where_it_is_asked_for(self, model):
+        params, carry = start(model)
+        batch = make_batch(model)
+        whole, _ = models.gradient(model, params, batch, KEY, carry)
+        there = tree_map(lambda leaf: leaf + np.float32(1), params)
+        wanted = tree_map(lambda old, new: 0.5 * old + 0.25 * new, there, whole.total)
+        found, _ = models.gradient(model, params, batch, KEY, carry, Into(there, 0.5, 0.25))
+        assert_same(tuple(found.total), tuple(wanted), rtol=1e-4, atol=1e-5)
+        assert all(a is b for a, b in zip(leaves(there), leaves(found.total), strict=True))
+        assert found.stats == whole.stats
 
     def test_split_batches_sum_to_the_whole(self, model):
         if not is_stateless(model):

@@ -10,7 +10,7 @@ from deepstrata.ops import rbm
 from deepstrata.ops.ais import exact_log_partition
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.models import carry as start_chains
-from deepstrata.ops.partials import Batch
+from deepstrata.ops.partials import Batch, Into
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams, contrastive_divergence
 from deepstrata.schemas.errors import DataError
@@ -209,7 +209,9 @@ def test_lent_buffers_hold_the_same_bits():
     fresh, _ = contrastive_divergence(RBM(hidden=90), params, batch, Key(2))
     out, scratch = tree_map(np.empty_like, params), Scratch()
     for _ in range(2):
-        lent, _ = contrastive_divergence(RBM(hidden=90), params, batch, Key(2), (), out, scratch)
+        lent, _ = contrastive_divergence(
+            RBM(hidden=90), params, batch, Key(2), (), Into(out), scratch
+        )
         for a, b, buffer in zip(fresh.total, lent.total, out, strict=True):
             np.testing.assert_array_equal(a, b)
             assert b is buffer
