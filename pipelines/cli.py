@@ -4,7 +4,8 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -204,6 +205,98 @@ def ingest(format: str, source: str, dest: str, sample_dim: str | None) -> None:
     console_for(sys.stdout).print(schema_table(schema, dest))
 
 
+def _bytes(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    """Parse a size such as ``512MiB``."""
+    from dask.utils import parse_bytes
+
+    if text is None:
+        return None
+    try:
+        found = int(parse_bytes(text))
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise click.BadParameter(f"{text!r}: expected a size such as 512MiB", param=option)
+    return found
+
+
+@cli.command(
+    epilog="""
+    deepstrata rechunk slow.zarr fast.zarr
+    deepstrata rechunk slow.zarr fast.zarr --sample-dim time --rows 365 --variables air,sst
+    deepstrata rechunk air.nc air.zarr --memory 2GiB
+"""
+)
+@click.argument("source", metavar="SRC")
+@click.argument("dest", metavar="DEST")
+@click.option("--sample-dim", metavar="NAME", help="Dimension that counts samples.")
+@click.option(
+    "--rows", type=click.IntRange(min=1), metavar="N", help="Samples of a shard; chosen by default."
+)
+@click.option("--variables", metavar="A,B", help="Data variables to keep; all by default.")
+@click.option(
+    "--memory",
+    default="512MiB",
+    show_default=True,
+    metavar="SIZE",
+    callback=_bytes,
+    help="Memory to take, beside what the program itself takes.",
+)
+def rechunk(
+    source: str,
+    dest: str,
+    sample_dim: str | None,
+    rows: int | None,
+    variables: str | None,
+    memory: int,
+) -> None:
+    """Write a badly chunked store anew, once, in shards of a good size.
+
+    SRC is a Zarr group (v2 or v3) or a netCDF file; DEST becomes a Zarr v3 group with the same
+    values as they are stored, coordinates and attributes. Memory is bounded whatever the chunks;
+    a store that is chunked along its features alone is copied twice, the first time to
+    DEST.rechunk. DEST is complete in the end, or not there.
+    """
+    from deepstrata.pipelines.report.terminal import console_for, copied_lines, schema_table
+    from deepstrata.storage.rechunk import rechunk as write
+
+    names = variables.split(",") if variables else None
+    with _bars() as report:
+        done = write(
+            source,
+            dest,
+            sample_dim=sample_dim,
+            rows=rows,
+            variables=names,
+            memory=memory,
+            report=report,
+        )
+    console = console_for(sys.stdout)
+    console.print(schema_table(done.schema, dest))
+    for line in copied_lines(done):
+        console.print(line)
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for every variable on standard error while it is a terminal."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress, TaskID
+
+    from deepstrata.pipelines.progress import plain
+
+    console, tasks = Console(file=sys.stderr), dict[str, TaskID]()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(escape(plain(name)), total=total)
+            bars.update(tasks[name], completed=done)
+
+        yield report
+
+
 @cli.command()
 def recipes() -> None:
     """List the ready-made pipelines."""
@@ -222,16 +315,31 @@ def recipes() -> None:
 @click.argument("pipeline")
 @_options(data_option, set_option)
 @click.option("--json", "as_json", is_flag=True, help="Write the plan as one JSON object.")
-def plan(pipeline: str, data: str | None, changes: dict[str, Any], as_json: bool) -> None:
+@click.option(
+    "--worker-memory",
+    metavar="SIZE",
+    callback=_bytes,
+    help="Memory limit of a worker, such as 4GiB: a plan that does not fit is refused.",
+)
+def plan(
+    pipeline: str,
+    data: str | None,
+    changes: dict[str, Any],
+    as_json: bool,
+    worker_memory: int | None,
+) -> None:
     """Say what a pipeline will do, before anything runs.
 
-    Shards, rounds, tasks, bytes read, and the peak memory of a worker. Nothing runs, and of the
-    data only its metadata is read.
+    Shards, rounds, tasks, bytes read and decoded in vain, how well it shuffles, and the peak
+    memory of a worker. Nothing runs; of the data only metadata is read, and labels of up to 64
+    MiB. What `run` would refuse is refused here, with exit status 2.
     """
-    from deepstrata.pipelines.planning import plan as make_plan
+    from deepstrata.pipelines import planning
 
-    made = make_plan(_load(pipeline, data, changes))
-    click.echo(json.dumps(made.to_dict()) if as_json else str(made))
+    limits = planning.Limits(worker_bytes=worker_memory)
+    made = planning.plan(_load(pipeline, data, changes))
+    click.echo(json.dumps(made.to_dict(limits)) if as_json else made.text(limits))
+    planning.check_plan(made, limits)
 
 
 @cli.command(

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 from distributed import Client
 
-from deepstrata.pipelines import cluster, environment, sources
+from deepstrata.pipelines import cluster, environment, planning, sources
 from deepstrata.pipelines.events import (
     Notice,
     Observer,
@@ -131,6 +131,7 @@ def run(
     path = runs.check_free(out or runs.free_path(pipeline.name))
     with _watched(observer) as watch, _session(client) as session:
         description = cluster.check(session)
+        _check_plan(pipeline, session, data, watch)
         manifest = RunManifest(
             run=path.rstrip("/").rsplit("/", 1)[-1],
             pipeline=pipeline,
@@ -162,6 +163,7 @@ def resume(
     pipeline = manifest.pipeline.replace(**changes) if changes else manifest.pipeline
     with _watched(observer) as watch, _session(client) as session:
         description = cluster.check(session)
+        _check_plan(pipeline, session, data, watch)
         now = environment.environment(description, {})
         for what, before in manifest.environment.bits.items():
             if now.bits.get(what) != before:
@@ -198,6 +200,16 @@ def _watched(observer: Observer | None) -> Iterator[Observer]:
 def _session(client: Client | None) -> Iterator[Client]:
     with nullcontext(client) if client is not None else cluster.connect() as session:
         yield session
+
+
+def _check_plan(
+    pipeline: pipelines.Pipeline, client: Client, data: Any, observer: Observer
+) -> None:
+    """Refuse what cannot end well on this cluster, and say what might not."""
+    found, limits = planning.plan(pipeline, data=data), planning.limits_of(client)
+    planning.check_plan(found, limits)
+    for finding in planning.warnings(found, limits):
+        observer(Notice(f"warning: {finding}"))
 
 
 def _cluster_notes(client: Client) -> dict[str, str]:

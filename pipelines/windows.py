@@ -39,6 +39,8 @@ from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.checkpoints import Checkpoint
 from deepstrata.storage.shards import Shard
 
+GROUPS_IN_FLIGHT = 2  #: groups of shards at a place: one computed on, one read ahead
+
 
 class Training(NamedTuple):
     """One training: a layer, or a whole net."""

@@ -95,7 +95,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             feed = feed._replace(
                 below=(*feed.below, Below(stage.rbms[i - 1], saved[-1])), visible_units=None
             )
-            if stores_activations(stage, context, i):
+            if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
         layer, trained = _finish(context, training._replace(feed=feed))
         saved.append(layer)
@@ -126,12 +126,14 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     context.trained[stage.name] = TrainedModel(model, whole, key)
 
 
-def stores_activations(stage: Pretrain, context: Context, layer: int) -> bool:
-    """Tell whether what ``layer`` reads is stored, rather than computed with every shard."""
+def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:
+    """Tell whether a layer's input, ``hidden`` numbers a sample, is stored for its training.
+
+    Otherwise it is computed with every shard that is read.
+    """
     if stage.activations != "auto":
         return stage.activations == "store"
-    size = context.grid[-1].stop * stage.rbms[layer - 1].hidden * 4
-    return stage.epochs >= STORE_EPOCHS and size <= STORE_BYTES
+    return stage.epochs >= STORE_EPOCHS and samples * hidden * 4 <= STORE_BYTES
 
 
 def _store_activations(context: Context, training: Training, feed: Feed) -> Feed:

@@ -13,6 +13,7 @@ from deepstrata.pipelines.progress import plain
 from deepstrata.pipelines.report.numbers import duration, metric, rate, size, stage_rate
 from deepstrata.schemas.datasets import DatasetSchema
 from deepstrata.schemas.runs import RunManifest
+from deepstrata.storage.rechunk import Rechunked
 
 PIPE_WIDTH = 200
 STATUS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -98,6 +99,18 @@ def schema_table(schema: DatasetSchema, path: str) -> Table:
         row = (variable.name, variable.dtype, dims, chunks)
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table
+
+
+def copied_lines(done: Rechunked) -> Iterator[str]:
+    """Yield what it took to rechunk each big variable, and how fast it was."""
+    for copied in done.copied:
+        passes = "in one pass" if copied.passes == 1 else "in two passes"
+        yield plain(
+            f"{copied.name}: {size(copied.bytes)} {passes}, each byte of the source decoded "
+            f"{copied.reads:.3g} times"
+        )
+    total = sum(copied.bytes for copied in done.copied)
+    yield f"{size(total)} in {duration(done.seconds)}, {total / done.seconds / 1e6:,.0f} MB/s"
 
 
 def stages_table(manifest: RunManifest) -> Table:

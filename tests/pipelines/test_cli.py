@@ -158,14 +158,18 @@ def test_escapes_in_a_message_are_shown_not_obeyed() -> None:
     assert "\x1b" not in call("plan", "\x1b[31mred").stderr
 
 
-def test_values_are_json_or_text(pipeline_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_json_or_text(
+    pipeline_file: str, bars_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(planning, "plan", lambda p: seen.append(p) or "the plan")
+    there = {"source.path": bars_path}
+    made = planning.plan
+    monkeypatch.setattr(planning, "plan", lambda p: seen.append(p) or made(p.replace(**there)))
     result = call(
         "plan", pipeline_file, "--set", "seed=7", "--set", "pretrain.epochs=2",
         "--set", "source.path=1.zarr", "--set", 'source.labels="label"',
     )  # fmt: skip
-    assert result.stdout == "the plan\n"
+    assert result.stdout.startswith("plan of bars")
     (pipeline,) = seen
     assert (pipeline.seed, pipeline.stage("pretrain").epochs) == (7, 2)
     assert (pipeline.source.path, pipeline.source.labels) == ("1.zarr", "label")
@@ -331,3 +335,28 @@ def test_ctrl_c_reaches_the_whole_job_and_ends_quietly(pipeline_file: str, tmp_p
     assert process.returncode == 130, errors
     # Not a word from the workers: they were never told.
     assert errors.splitlines() == ["interrupted before the run began; nothing is kept"]
+
+
+def test_a_store_is_rechunked(bars_path: str, tmp_path: Path) -> None:
+    dest = str(tmp_path / "b.zarr")
+    result = call("rechunk", bars_path, dest, "--rows", "60", "--variables", "image")
+    assert result.exit_code == 0, result.output
+    assert "60 x 4 x 4" in result.stdout
+    assert "image: 15.0 KiB in one pass, each byte of the source decoded 1 times" in result.stdout
+    again = call("rechunk", bars_path, dest)
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+@pytest.mark.parametrize("size", ["much", "-1GiB", "0"])
+def test_memory_is_a_size(size: str, bars_path: str) -> None:
+    result = call("rechunk", bars_path, "x.zarr", "--memory", size)
+    assert result.exit_code == 2
+    assert "expected a size such as 512MiB" in result.stderr
+
+
+def test_a_plan_that_cannot_be_is_shown_and_refused(pipeline_file: str) -> None:
+    result = call("plan", pipeline_file, "--worker-memory", "100MiB", "--json")
+    assert result.exit_code == 2
+    assert "deepstrata rechunk SRC DEST" in result.stderr
+    assert json.loads(result.stdout)["refusals"]

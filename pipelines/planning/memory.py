@@ -1,0 +1,78 @@
+"""What a worker holds at one time: upper bounds, in one place because the engine decides them.
+
+R rows of the longest shard, V features, P bytes of parameters and optimiser, B shards that a
+place permutes together. Two groups are in flight at each place: one is computed on while the
+next is read.
+"""
+
+from typing import NamedTuple
+
+from deepstrata.pipelines.planning.data import Data
+from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
+
+#: What a worker process takes before it has read a byte: Python, NumPy, numba, Dask, xarray, Zarr.
+BASE_BYTES = 512 << 20
+
+
+class Weights(NamedTuple):
+    """Bytes of what is trained."""
+
+    params: int
+    optimiser: int
+
+    @property
+    def both(self) -> int:
+        """Of parameters and optimiser."""
+        return self.params + self.optimiser
+
+
+class Peak(NamedTuple):
+    """Bytes of a training in one worker."""
+
+    fixed: int
+    """Whatever the number of places."""
+    place: int
+    """For each place whose shards this worker has."""
+
+
+def reading_bytes(data: Data, width: int | None = None) -> int:
+    """Return the bytes that reading one shard takes: as seen, as float32, and one copy of each.
+
+    Chunks that reach beyond a shard come on top.
+    """
+    seen = sum(column.seen_bytes for column in data.columns)
+    # What decodes a part of a chunk keeps all chunks that it touches, whole.
+    units = sum(
+        int(max(column.decoded) - data.shard_rows) * column.row_bytes for column in data.columns
+    )
+    return data.shard_rows * (2 * seen + 8 * (width or data.visible)) + max(units, 0)
+
+
+def held_row_bytes(data: Data, visible: int) -> int:
+    """Return the bytes of one sample in a loaded shard: features, mask, row number, label."""
+    features = data.columns[0]
+    if features.small and not data.masked and visible == data.visible:
+        return features.seen_bytes + 16
+    return 4 * visible + data.masked * data.visible + 16
+
+
+def training_peak(
+    data: Data, weights: Weights, visible: int, batch: int, buffer: int, monitor: int, states: int
+) -> Peak:
+    """Return the peak of a training that reads ``states`` past states."""
+    held = data.shard_rows * held_row_bytes(data, visible)
+    reading = reading_bytes(data, max(data.visible, visible))
+    hidden = weights.params // (4 * visible)
+    return Peak(
+        fixed=reading
+        + (3 + states) * weights.both
+        + 2 * monitor * held_row_bytes(data, visible)
+        + 32 * batch * max(visible, hidden),
+        # The group read ahead has been gathered before the last one of its parts is let go.
+        place=(GROUPS_IN_FLIGHT + 1) * buffer * held + 4 * weights.both,
+    )
+
+
+def pass_peak(data: Data, width: int, copies: int = 1) -> int:
+    """Return the peak of a pass that makes ``width`` numbers of every sample of a shard."""
+    return reading_bytes(data) + 8 * copies * data.shard_rows * max(width, data.visible)
