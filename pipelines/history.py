@@ -19,7 +19,9 @@ LONG_NAMES = {
 def history_urls(training: str) -> list[str]:
     """Return the history files below a training's directory, in the order of their rounds."""
     directory = stores.join(training, "history")
-    return [stores.join(directory, name) for name in stores.children(directory)]
+    # A process that is killed while it writes leaves part of a file under another name.
+    names = [name for name in stores.children(directory) if name.endswith(".json")]
+    return [stores.join(directory, name) for name in names]
 
 
 def merge_rows(urls: Sequence[str]) -> dict[str, list[dict[str, float]]]:

@@ -109,6 +109,29 @@ def test_resume_goes_on_where_it_stopped(
     xr.testing.assert_identical(resumed.codes.compute(), reference.codes.compute())
 
 
+def test_codes_that_were_written_and_not_recorded_are_kept(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    """The process ended between the last code and the manifest."""
+    done = run(dbn_pipeline(bars_path), client, out=out)
+    stages = tuple(record for record in done.manifest.stages if record.kind != "encode")
+    runs.write_manifest(out, done.manifest.model_copy(update={"stages": stages}))
+    chunk = next(path for path in Path(out, "codes.zarr/code/c").rglob("*") if path.is_file())
+    written = chunk.stat().st_mtime_ns
+    xr.testing.assert_identical(resume(out, client).codes.compute(), reference.codes.compute())
+    assert chunk.stat().st_mtime_ns == written
+
+
+def test_what_a_kill_leaves_of_a_history_file_is_no_history(
+    reference: Run, bars_path: str, client: Client, out: str
+) -> None:
+    with pytest.raises(StopAfter):
+        run(dbn_pipeline(bars_path), client, out=out, observer=stopping(3, "finetune"))
+    (directory,) = Path(out, "stages/finetune").glob("*/history")
+    (directory / ".00000003.json.0f.part").write_text('{"checkpoint": 3, "rou')
+    same(reference, resume(out, client))
+
+
 def test_finished_stages_are_not_run_again(bars_path: str, client: Client, out: str) -> None:
     first = run(dbn_pipeline(bars_path), client, out=out)
     events: list[object] = []
