@@ -356,7 +356,10 @@ def fill(path: str, dataset: xr.Dataset, sample_dim: str, layout: Layout) -> Non
     samples = dataset.sizes.get(sample_dim, 0)
     for start in range(0, samples, rows):
         block = dataset.isel({sample_dim: slice(start, start + rows)})
-        write_block(path, block.compute(scheduler="threads"), start, sample_dim)
+        where = f"{dataset.encoding.get('source', 'dataset')}: rows {start} to {start + rows}"
+        with stores.explained(where, "read"):
+            block = block.compute(scheduler="threads")
+        write_block(path, block, start, sample_dim)
 
 
 def _block_rows(dataset: xr.Dataset, sample_dim: str, layout: Layout) -> int:

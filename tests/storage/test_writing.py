@@ -147,6 +147,16 @@ def test_a_store_whose_root_is_torn_is_removed_by_its_owner_alone(place: str) ->
     assert not stores.exists(place)
 
 
+def test_what_cannot_be_read_to_be_written_is_explained(place: str) -> None:
+    def fails(block: np.ndarray) -> np.ndarray:
+        raise OSError(errno.EIO, "Input/output error")
+
+    x = da.zeros((4, 2), dtype="f4").map_blocks(fails, dtype="f4")
+    data = xr.Dataset({"x": (("sample", "f"), x)})
+    with pytest.raises(StorageError, match=r"rows 0 to 4: cannot read: .*Input/output error"):
+        write_dataset(data, place)
+
+
 def new_store(path: str, rows: int = 100, shard: int = 20, dtype: str = "f4") -> None:
     empty = da.zeros((rows, 3), dtype=dtype)
     create(path, xr.Dataset({"x": (("sample", "f"), empty)}), Layout(shard, shard))
