@@ -122,13 +122,14 @@ def test_codes_that_were_written_and_not_recorded_are_kept(
     assert chunk.stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("name", [".00000003.json.0f.part", "00000003.json"])
 def test_what_a_kill_leaves_of_a_history_file_is_no_history(
-    reference: Run, bars_path: str, client: Client, out: str
+    name: str, reference: Run, bars_path: str, client: Client, out: str
 ) -> None:
     with pytest.raises(StopAfter):
         run(dbn_pipeline(bars_path), client, out=out, observer=stopping(3, "finetune"))
     (directory,) = Path(out, "stages/finetune").glob("*/history")
-    (directory / ".00000003.json.0f.part").write_text('{"checkpoint": 3, "rou')
+    (directory / name).write_text('{"checkpoint": 3, "rou')
     same(reference, resume(out, client))
 
 

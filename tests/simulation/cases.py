@@ -70,8 +70,11 @@ def dataset() -> xr.Dataset:
     )
 
 
-def pipeline(case: int) -> Pipeline:
-    """Return one of ``COUNT`` pipelines: strategies, optimisers, and what else changes the path."""
+def pipeline(case: int, rounds: int | None = None) -> Pipeline:
+    """Return one of ``COUNT`` pipelines: strategies, optimisers, and what else changes the path.
+
+    ``rounds`` between two checkpoints: the case's own by default. They change no result.
+    """
     strategy, optimiser = STRATEGIES[case % 5], OPTIMISERS[case % 3]
     chains = {"persistent": True, "chains": 5} if case % 4 == 1 else {}
     layers = (RBM(hidden=5, **chains), RBM(hidden=3), Softmax(classes=2))
@@ -80,7 +83,11 @@ def pipeline(case: int) -> Pipeline:
     scale = (Standardise(),) if case % 7 == 3 else ()
     if scale:
         layers = (RBM(hidden=5, visible_units="gaussian", **chains), *layers[1:])
-    every = {"strategy": strategy, "checkpoint_rounds": (1, 2, 3)[case // 3 % 3], "monitor": 20}
+    every = {
+        "strategy": strategy,
+        "checkpoint_rounds": rounds or (1, 2, 3)[case // 3 % 3],
+        "monitor": 20,
+    }
     return Pipeline(
         name=f"case-{case}",
         source=ZarrSource(path=STORE, **common) if reads_zarr(case) else in_memory,

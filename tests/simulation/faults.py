@@ -23,6 +23,7 @@ KINDS = {
     "read error": 0.01,
     "death while removing": 0.05,
     "late task": 0.50,
+    "other windows": 0.50,
 }
 #: What ends the process of the client, or the run: each costs a resume.
 ENDING = frozenset(kind for kind in KINDS if "death" in kind or "write" in kind or "error" in kind)

@@ -12,6 +12,7 @@ from deepstrata.ops.partials import Partial
 from deepstrata.pipelines import feeds, strategies
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage import checkpoints, stores
+from simulation.faults import KINDS
 from simulation.harness import Game, Outcome, Player
 from simulation.playing import summary
 from simulation.world import World
@@ -53,12 +54,7 @@ def test_every_schedule_ends_in_the_same_result(outcomes: list[Outcome]) -> None
 
 def test_every_kind_of_fault_was_met(outcomes: list[Outcome]) -> None:
     met = set().union(*(outcome.faults for outcome in outcomes))
-    assert met == {
-        "death after write", "death before write", "death between steps", "death while removing",
-        "inputs checked", "late task", "read error", "result lost", "slow worker", "task twice",
-        "through pickle", "torn write", "worker dies", "worker joins", "worker leaves",
-        "write error",
-    }  # fmt: skip
+    assert met == set(KINDS)
     assert sum(outcome.deaths for outcome in outcomes) > len(SEEDS)
     assert "differing" in summary(outcomes, 1.0)
 
