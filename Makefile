@@ -1,10 +1,12 @@
 # make demo: the main job, from nothing.  make test: the tests.  make check: what CI checks besides.
+# make simulate: ten thousand schedules of faults, each to end in the same weights.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
+SEEDS ?= 0:10000
 
-.PHONY: demo test check lint types notebooks bench clean
+.PHONY: demo test check lint types notebooks bench simulate clean
 
 $(VENV)/.ready: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -37,6 +39,9 @@ types: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+
+simulate: $(VENV)/.ready
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
 
 clean:
 	rm -rf $(VENV) .pkg runs build dist

@@ -93,9 +93,32 @@ def describe() -> dict[str, Any]:
     }
 
 
-def environment(description: dict[str, Any], notes: dict[str, str]) -> Environment:
+def environment(description: dict[str, Any]) -> Environment:
     """Make the declaration that is kept with a run."""
-    return Environment(bits=description["bits"], notes=description["notes"] | notes)
+    return Environment(bits=description["bits"], notes=description["notes"])
+
+
+THEN = ", then "
+
+
+def changes(before: Environment, after: Environment) -> list[tuple[str, str, str]]:
+    """Return what can change a bit and did: its name, what it was last, what it is."""
+    names = sorted(before.bits | after.bits)
+    pairs = [(before.bits.get(n, "").split(THEN)[-1], after.bits.get(n, "")) for n in names]
+    return [(n, was, now) for n, (was, now) in zip(names, pairs, strict=True) if was != now]
+
+
+def continued(before: Environment, after: Environment) -> Environment:
+    """Return the environment of a run that was begun in one and goes on in another."""
+    changed = {
+        name: f"{before.bits.get(name, '')}{THEN}{now}" for name, _, now in changes(before, after)
+    }
+    return after.model_copy(update={"bits": before.bits | changed})
+
+
+def device_of(env: Environment) -> str:
+    """Return the device that computes now: ``cpu``, or the name of a GPU."""
+    return env.bits["device"].split(THEN)[-1]
 
 
 def limit_blas(threads: int) -> threadpool_limits:

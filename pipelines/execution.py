@@ -98,7 +98,7 @@ class Execution:
         )
 
     def _backend(self) -> Backend:
-        return "numpy" if self.manifest.environment.bits["device"] == "cpu" else "cupy"
+        return "numpy" if environment.device_of(self.manifest.environment) == "cpu" else "cupy"
 
     def _stage(self, stage: Any, context: Context) -> None:
         before = context.record(stage.name)
@@ -134,9 +134,7 @@ class Execution:
         self.update(
             digests=digests,
             weights_sha256=weights,
-            fingerprint=digest_of(
-                digests.data, digests.pipeline, digests.environment, digests.weights
-            ),
+            fingerprint=digest_of(list(digests.model_dump().values())),
             examples_per_second=sum(r.examples for r in trainings) / seconds if seconds else 0.0,
             data_wait=_wait(before, _seconds(self.executor)),
             peak_worker_bytes=max(peaks.values()),

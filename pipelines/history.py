@@ -19,7 +19,9 @@ LONG_NAMES = {
 def history_urls(training: str) -> list[str]:
     """Return the history files below a training's directory, in the order of their rounds."""
     directory = stores.join(training, "history")
-    return [stores.join(directory, name) for name in stores.children(directory)]
+    # A process that is killed while it writes leaves part of a file under another name.
+    names = [name for name in stores.children(directory) if name.endswith(".json")]
+    return [stores.join(directory, name) for name in names]
 
 
 def merge_rows(urls: Sequence[str]) -> dict[str, list[dict[str, float]]]:
@@ -57,11 +59,11 @@ def history_dataset(rows: dict[str, list[dict[str, float]]]) -> xr.Dataset:
     return dataset
 
 
-def history_tree(path: str) -> xr.DataTree:
-    """Return the history of every training of a run, finished or not."""
+def trainings(path: str) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """Return the rows of every training of a run, finished or not, by its name."""
     manifest = runs.read_manifest(path)
     keys = {record.name: record.key[:12] for record in manifest.stages}
-    nodes: dict[str, xr.Dataset] = {}
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for stage in manifest.pipeline.stages:
         if stage.kind not in ("pretrain", "finetune"):
             continue
@@ -72,5 +74,11 @@ def history_tree(path: str) -> xr.DataTree:
             key = keys.get(stage.name) or (known[-1] if known else "")
             urls = history_urls(stores.join(directory, key))
             if urls:
-                nodes[name] = history_dataset(merge_rows(urls))
+                found[name] = merge_rows(urls)
+    return found
+
+
+def history_tree(path: str) -> xr.DataTree:
+    """Return the history of every training of a run, finished or not."""
+    nodes = {name: history_dataset(rows) for name, rows in trainings(path).items()}
     return xr.DataTree.from_dict(nodes)

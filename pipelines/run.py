@@ -1,9 +1,9 @@
 """Running a pipeline: ``run``, ``resume`` and what they return."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import xarray as xr
 from distributed import Client
@@ -14,7 +14,7 @@ from deepstrata.pipelines.events import (
     Observer,
 )
 from deepstrata.pipelines.execution import Execution, now
-from deepstrata.pipelines.executor import DaskExecutor
+from deepstrata.pipelines.executor import DaskExecutor, Executor
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
 from deepstrata.pipelines.pipeline import Pipeline
@@ -129,17 +129,9 @@ def run(
     """
     sources.check_source(pipeline, data)
     path = runs.check_free(out or runs.free_path(pipeline.name))
-    with _watched(observer) as watch, _session(client) as session:
-        description = cluster.check(session)
-        _check_plan(pipeline, session, data, watch)
-        manifest = RunManifest(
-            run=path.rstrip("/").rsplit("/", 1)[-1],
-            pipeline=pipeline,
-            started=now(),
-            environment=environment.environment(description, {}),
-            cluster=_cluster_notes(session),
-        )
-        return _execute(path, manifest, session, data, watch)
+    with _watched(observer) as watch, _cluster(client, watch) as there:
+        _check_plan(pipeline, there.limits, data, watch)
+        return begin(path, pipeline, there, data, watch)
 
 
 def resume(
@@ -160,28 +152,57 @@ def resume(
     """
     path = runs.open_run_directory(path)
     manifest = runs.read_manifest(path)
-    pipeline = manifest.pipeline.replace(**changes) if changes else manifest.pipeline
-    with _watched(observer) as watch, _session(client) as session:
-        description = cluster.check(session)
-        _check_plan(pipeline, session, data, watch)
-        now = environment.environment(description, {})
-        for what, before in manifest.environment.bits.items():
-            if now.bits.get(what) != before:
-                watch(
-                    Notice(
-                        f"the environment has changed: {what} was {before!r}, is "
-                        f"{now.bits.get(what)!r}; results may differ in their last bits"
-                    )
-                )
-        update = {
-            "pipeline": pipeline,
-            "status": "running",
-            "error": None,
-            "finished": None,
-            "environment": now,
-            "cluster": _cluster_notes(session),
-        }
-        return _execute(path, manifest.model_copy(update=update), session, data, watch)
+    if changes:
+        manifest = manifest.model_copy(update={"pipeline": manifest.pipeline.replace(**changes)})
+    with _watched(observer) as watch, _cluster(client, watch) as there:
+        _check_plan(manifest.pipeline, there.limits, data, watch)
+        return go_on(path, manifest, there, data, watch)
+
+
+class Cluster(NamedTuple):
+    """What carries out a run, and what is known of it."""
+
+    executor: Executor
+    description: dict[str, Any]
+    """What a worker says of its environment."""
+    notes: dict[str, str]
+    check_shared: Callable[[str], None]
+    """Raises a ClusterError unless every worker sees a file."""
+    limits: planning.Limits = planning.NO_LIMITS
+
+
+def begin(
+    path: str, pipeline: pipelines.Pipeline, there: Cluster, data: Any, observer: Observer
+) -> Run:
+    """Run a pipeline in a directory that is free, on whatever cluster; ``run`` ends here."""
+    manifest = RunManifest(
+        run=path.rstrip("/").rsplit("/", 1)[-1],
+        pipeline=pipeline,
+        started=now(),
+        environment=environment.environment(there.description),
+        cluster=there.notes,
+    )
+    return _execute(path, manifest, there, data, observer)
+
+
+def go_on(path: str, manifest: RunManifest, there: Cluster, data: Any, observer: Observer) -> Run:
+    """Go on with what a manifest says, on whatever cluster; ``resume`` ends here."""
+    found = environment.environment(there.description)
+    for what, before, after in environment.changes(manifest.environment, found):
+        observer(
+            Notice(
+                f"the environment has changed: {what} was {before!r}, is {after!r}; results may "
+                "differ in their last bits"
+            )
+        )
+    update = {
+        "status": "running",
+        "error": None,
+        "finished": None,
+        "environment": environment.continued(manifest.environment, found),
+        "cluster": there.notes,
+    }
+    return _execute(path, manifest.model_copy(update=update), there, data, observer)
 
 
 @contextmanager
@@ -197,16 +218,31 @@ def _watched(observer: Observer | None) -> Iterator[Observer]:
 
 
 @contextmanager
-def _session(client: Client | None) -> Iterator[Client]:
+def _cluster(client: Client | None, observer: Observer) -> Iterator[Cluster]:
+    """Yield the caller's Dask cluster or one that is started, prepared and checked."""
     with nullcontext(client) if client is not None else cluster.connect() as session:
-        yield session
+        description = cluster.check(session)
+        address = cluster.dashboard(session)
+        if address:
+            observer(Notice(f"dashboard: {address}"))
+        executor = DaskExecutor(session, observer)
+        try:
+            yield Cluster(
+                executor,
+                description,
+                _cluster_notes(session),
+                partial(cluster.check_shared, session),
+                planning.limits_of(session),
+            )
+        finally:
+            executor.close()
 
 
 def _check_plan(
-    pipeline: pipelines.Pipeline, client: Client, data: Any, observer: Observer
+    pipeline: pipelines.Pipeline, limits: planning.Limits, data: Any, observer: Observer
 ) -> None:
-    """Refuse what cannot end well on this cluster, and say what might not."""
-    found, limits = planning.plan(pipeline, data=data), planning.limits_of(client)
+    """Refuse what cannot end well on a cluster, and say what might not."""
+    found = planning.plan(pipeline, data=data)
     planning.check_plan(found, limits)
     for finding in planning.warnings(found, limits):
         observer(Notice(f"warning: {finding}"))
@@ -222,17 +258,13 @@ def _cluster_notes(client: Client) -> dict[str, str]:
 
 
 def _execute(
-    path: str, manifest: RunManifest, client: Client, data: Any, observer: Observer
+    path: str, manifest: RunManifest, there: Cluster, data: Any, observer: Observer
 ) -> Run:
     """Run every stage, writing the manifest as each is finished."""
-    address = cluster.dashboard(client)
-    if address:
-        observer(Notice(f"dashboard: {address}"))
     with runs.lock(path):
         runs.write_manifest(path, manifest)
-        cluster.check_shared(client, runs.manifest_url(path))
-        executor = DaskExecutor(client, observer)
-        state = Execution(path, manifest, executor, observer)
+        there.check_shared(runs.manifest_url(path))
+        state = Execution(path, manifest, there.executor, observer)
         try:
             state.go(data)
         except BaseException as error:
@@ -240,6 +272,4 @@ def _execute(
             with suppress(StorageError):  # a full disk may be what ended the run
                 state.update(status=status, error=str(error) or type(error).__name__)
             raise
-        finally:
-            executor.close()
     return Run(path)

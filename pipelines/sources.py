@@ -135,7 +135,7 @@ def ingest_source(
         return found, done
     observer(StageStarted("ingest", "ingest", 0))
     started = time.perf_counter()
-    writing.discard(dest)
+    writing.discard(dest, own=True)
     schema = ingest(source.format, source.path, dest, sample_dim=source.sample_dim)
     seconds = time.perf_counter() - started
     samples = schema.variable(source.features).shape

@@ -39,6 +39,7 @@ def train(executor: Executor, training: Training, observer: Observer) -> Trained
     rounds = training.rounds()
     directory = stores.join(training.url, "checkpoints")
     newest = checkpoints.latest(directory) or _begin(executor, training)
+    _forget_after(training, newest.round)
     if newest.round:
         observer(Notice(f"{training.name}: going on after round {newest.round} of {len(rounds)}"))
     observer(Checkpointed(training.name, newest.round, newest.digest()))
@@ -54,6 +55,13 @@ def train(executor: Executor, training: Training, observer: Observer) -> Trained
     state = checkpoints.load_part(url, training.example(), newest.parts["state"])
     history = merge_rows(history_urls(training.url))
     return Trained(state, history, examples)
+
+
+def _forget_after(training: Training, index: int) -> None:
+    """Remove the history of windows that were not completed; the next ones may be cut otherwise."""
+    for url in history_urls(training.url):
+        if int(url.rpartition("/")[2].removesuffix(".json")) > index:
+            stores.remove(url)
 
 
 def _begin(executor: Executor, training: Training) -> Checkpoint:

@@ -1,8 +1,11 @@
-"""Comparing two runs: the same, or the first thing that differs."""
+"""Comparing two runs: the same, or what differs, and where the weights part."""
 
+import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from deepstrata.pipelines.context import effective
+from deepstrata.pipelines.history import trainings
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.storage import runs
 
@@ -15,45 +18,63 @@ class Verdict(NamedTuple):
 
 
 def verify(a: str, b: str) -> Verdict:
-    """Compare two finished runs.
+    """Compare the certificates of two finished runs.
 
     Returns
     -------
     Verdict
-        ``same``, or the first difference: data, pipeline, environment, or, with those equal, the
-        first stage and round where the weights part.
+        ``same``, or each of data, pipeline, code and environment that differs, and whether the
+        weights do; where nothing else differs, the first stage and round where the weights part.
     """
     first, second = runs.read_manifest(a), runs.read_manifest(b)
     for path, manifest in ((a, first), (b, second)):
         if manifest.fingerprint is None:
             return Verdict(False, f"{path} has not finished (it is {manifest.status})")
-    for text in (_data(first, second), _pipeline(first, second), _environment(first, second)):
-        if text:
-            return Verdict(False, text)
-    if first.weights_sha256 != second.weights_sha256:
-        return Verdict(False, _parting(first, second))
-    for name, value in first.metrics.items():
-        if second.metrics.get(name) != value:
-            return Verdict(
-                False,
-                f"the weights are the same, the metric {name} is not: "
-                f"{value!r} and {second.metrics.get(name)!r}",
-            )
-    return Verdict(True, f"same: weights {first.weights_sha256}")
+    compared = (_data, _pipeline, _code, _environment)
+    causes = [text for compare in compared for text in compare(first, second)]
+    results = [*_weights(a, b, first, second), *_metrics(first, second)]
+    if not causes and not results:
+        return Verdict(True, f"same: weights {first.weights_sha256}")
+    if not results:
+        results = [f"the weights are the same all the same: {first.weights_sha256}"]
+    return Verdict(False, "\n".join([*causes, *results]))
 
 
-def _data(a: RunManifest, b: RunManifest) -> str | None:
-    if a.digests.data == b.digests.data:
-        return None
-    return f"the data differs: {a.digests.data[:12]} and {b.digests.data[:12]} (content, not names)"
+def _data(a: RunManifest, b: RunManifest) -> list[str]:
+    ours, theirs = a.digests.data, b.digests.data
+    if ours == theirs:
+        return []
+    return [f"the data differs: {ours[:12]} and {theirs[:12]} (content, not names)"]
 
 
-def _pipeline(a: RunManifest, b: RunManifest) -> str | None:
+def _pipeline(a: RunManifest, b: RunManifest) -> list[str]:
     ours, theirs = (_flat(effective(manifest.pipeline)) for manifest in (a, b))
-    for name in ours | theirs:
-        if ours.get(name) != theirs.get(name):
-            return f"the pipelines differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-    return None
+    return [f"the pipelines differ: {text}" for text in _differences(ours, theirs)]
+
+
+def _code(a: RunManifest, b: RunManifest) -> list[str]:
+    ours, theirs = a.digests.code, b.digests.code
+    if ours == theirs:
+        return []
+    versions = [manifest.environment.notes.get("deepstrata", "?") for manifest in (a, b)]
+    return [
+        f"the code of deepstrata differs: {versions[0]} ({ours[:12]}) and "
+        f"{versions[1]} ({theirs[:12]})"
+    ]
+
+
+def _environment(a: RunManifest, b: RunManifest) -> list[str]:
+    texts = _differences(a.environment.bits, b.environment.bits)
+    return [f"the environments differ: {text}" for text in texts]
+
+
+def _differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+    """Say what each name is on either side, where that is not the same."""
+    return [
+        f"{name} is {ours.get(name)!r} and {theirs.get(name)!r}"
+        for name in dict.fromkeys([*ours, *theirs])
+        if ours.get(name) != theirs.get(name)
+    ]
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
@@ -66,28 +87,38 @@ def _flat(value: object, prefix: str = "") -> dict[str, object]:
     return {prefix: value}
 
 
-def _environment(a: RunManifest, b: RunManifest) -> str | None:
-    ours, theirs = a.environment.bits, b.environment.bits
-    for name in sorted(ours | theirs):
-        if ours.get(name) != theirs.get(name):
-            return f"the environments differ: {name} is {ours.get(name)!r} and {theirs.get(name)!r}"
-    return None
+def _metrics(a: RunManifest, b: RunManifest) -> list[str]:
+    if a.weights_sha256 != b.weights_sha256:
+        return []
+    texts = _differences(a.metrics, b.metrics)
+    return [f"the weights are the same, a metric is not: {text}" for text in texts]
 
 
-def _parting(a: RunManifest, b: RunManifest) -> str:
-    """Name the first checkpoint that both runs passed with different states."""
+def _weights(path: str, other: str, a: RunManifest, b: RunManifest) -> list[str]:
+    if a.weights_sha256 == b.weights_sha256:
+        return []
+    same = "the beginning"
     theirs = {(r.stage, r.round): r.digest for r in b.checkpoints}
-    last_same = "the beginning"
     for record in a.checkpoints:
-        other = theirs.get((record.stage, record.round))
-        if other is None:
-            continue
-        if other != record.digest:
-            return (
-                f"the weights part in stage {record.stage}, by round {record.round} "
-                f"(the same until {last_same})"
-            )
-        last_same = f"round {record.round} of {record.stage}"
-    if a.digests.code != b.digests.code:
-        return "the weights differ, and so does the code of deepstrata"
-    return "the weights differ, though every checkpoint that both runs passed is the same"
+        digest = theirs.get((record.stage, record.round))
+        if digest is not None and digest != record.digest:
+            at = _parting(path, other, record.stage, record.round)
+            return [f"the weights part in stage {record.stage}, {at} (the same until {same})"]
+        if digest is not None:
+            same = f"round {record.round} of {record.stage}"
+    return [f"the weights differ (the same until {same}, the last checkpoint that both passed)"]
+
+
+def _parting(path: str, other: str, stage: str, by: int) -> str:
+    """Return the first round of a stage of which two runs report other sums, or else ``by``.
+
+    What is reported of a round follows from the state before it, so the weights part before.
+    """
+    ours, theirs = (
+        {int(row["round"]): row for row in trainings(run).get(stage, {}).get("round", [])}
+        for run in (path, other)
+    )
+    for index in sorted(ours.keys() & theirs.keys()):
+        if json.dumps(ours[index], sort_keys=True) != json.dumps(theirs[index], sort_keys=True):
+            return f"by round {min(index, by)}"
+    return f"by round {by}"

@@ -4,11 +4,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deepstrata.schemas.errors import StorageError
+from deepstrata.schemas.errors import DeclarationError, StorageError
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.storage import stores
 
 MANIFEST = "run.json"
+COPY = "run.copy.json"
 PIPELINE = "pipeline.json"
 LOCK = "lock"
 
@@ -61,13 +62,20 @@ def manifest_url(path: str) -> str:
 
 
 def write_manifest(path: str, manifest: RunManifest) -> None:
-    """Write ``run.json`` whole, and the pipeline beside it for reading and running again."""
+    """Write ``run.json`` whole, and the pipeline beside it for reading and running again.
+
+    Not every remote store replaces a file in one step, so there a copy is written first: whenever
+    the process ends, one of the two is whole.
+    """
+    text = manifest.to_json().encode()
+    if not stores.is_local(path):
+        stores.write_bytes(stores.join(path, COPY), text)
+    stores.write_bytes(manifest_url(path), text)
     stores.write_bytes(stores.join(path, PIPELINE), manifest.pipeline.to_json().encode())
-    stores.write_bytes(manifest_url(path), manifest.to_json().encode())
 
 
 def read_manifest(path: str) -> RunManifest:
-    """Return what ``run.json`` says.
+    """Return what ``run.json`` says, or its copy where its writing was interrupted.
 
     Raises
     ------
@@ -77,7 +85,24 @@ def read_manifest(path: str) -> RunManifest:
         The file is damaged, or of a format version from the future.
     """
     url = manifest_url(open_run_directory(path))
-    return RunManifest.from_json(stores.read_bytes(url), where=url)
+    try:
+        return RunManifest.from_json(stores.read_bytes(url), where=url)
+    except DeclarationError:
+        copy = stores.join(stores.absolute(path), COPY)
+        if not stores.exists(copy):
+            raise
+        return RunManifest.from_json(stores.read_bytes(copy), where=copy)
+
+
+def _mend(path: str) -> None:
+    """Write a torn ``run.json`` again from its copy, before the copy is written again."""
+    url, copy = manifest_url(path), stores.join(path, COPY)
+    if not (stores.exists(url) and stores.exists(copy)):
+        return
+    try:
+        RunManifest.from_json(stores.read_bytes(url))
+    except DeclarationError:
+        stores.write_bytes(url, stores.read_bytes(copy))
 
 
 @contextmanager
@@ -91,6 +116,8 @@ def lock(path: str) -> Iterator[None]:
     StorageError
         Another process runs in the directory.
     """
+    if not stores.is_local(path):
+        _mend(path)
     if not stores.is_local(path) or os.name != "posix":
         yield
         return

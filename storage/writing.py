@@ -29,6 +29,10 @@ BLOCK_BYTES = 256 * 1024**2
 ROOT = "zarr.json"
 
 
+class TornError(StorageError):
+    """The root document of a store cannot be read, so nobody knows whose store it is."""
+
+
 @contextmanager
 def _writing(path: str, what: str) -> Iterator[None]:
     try:
@@ -49,6 +53,8 @@ def _state(path: str) -> bool | None:
     ------
     StorageError
         There is something else.
+    TornError
+        The writing of its root document was interrupted.
     """
     if not stores.exists(path):
         return None
@@ -57,13 +63,22 @@ def _state(path: str) -> bool | None:
         return None
     if ROOT in names:
         with stores.explained(path, "open"):
-            attributes = zarr.open_group(path, mode="r").attrs.asdict()
+            attributes = _root_attributes(path)
         if COMPLETE in attributes:
             return attributes[COMPLETE] is True
     raise StorageError(
         f"{path}: in the way: there is something that deepstrata did not write; "
         "choose another path, or remove it yourself"
     )
+
+
+def _root_attributes(path: str) -> dict[str, Any]:
+    try:
+        return zarr.open_group(path, mode="r").attrs.asdict()
+    except (ValueError, KeyError) as error:
+        raise TornError(
+            f"{path}: {ROOT} cannot be read ({error}); choose another path, or remove it yourself"
+        ) from error
 
 
 def is_complete(path: str) -> bool:
@@ -82,8 +97,13 @@ def is_incomplete(path: str) -> bool:
         return False
 
 
-def discard(path: str) -> None:
+def discard(path: str, own: bool = False) -> None:
     """Remove a store that was written here, complete or not; nothing happens without one.
+
+    Parameters
+    ----------
+    own
+        Nobody else writes at this path, so a store whose root document is torn is removed too.
 
     Raises
     ------
@@ -91,10 +111,15 @@ def discard(path: str) -> None:
         There is something else, which stays.
     """
     path = stores.absolute(path)
-    if _state(path) is None:
-        return
-    with _writing(path, "store"):
-        zarr.open_group(path, mode="r+").attrs[COMPLETE] = False
+    try:
+        if _state(path) is None:
+            return
+    except TornError:
+        if not own:
+            raise
+    else:
+        with _writing(path, "store"):
+            zarr.open_group(path, mode="r+").attrs[COMPLETE] = False
     # The root document goes last, so that a removal that is interrupted can be taken up again.
     for name in stores.children(path):
         if name != ROOT:
@@ -331,7 +356,10 @@ def fill(path: str, dataset: xr.Dataset, sample_dim: str, layout: Layout) -> Non
     samples = dataset.sizes.get(sample_dim, 0)
     for start in range(0, samples, rows):
         block = dataset.isel({sample_dim: slice(start, start + rows)})
-        write_block(path, block.compute(scheduler="threads"), start, sample_dim)
+        where = f"{dataset.encoding.get('source', 'dataset')}: rows {start} to {start + rows}"
+        with stores.explained(where, "read"):
+            block = block.compute(scheduler="threads")
+        write_block(path, block, start, sample_dim)
 
 
 def _block_rows(dataset: xr.Dataset, sample_dim: str, layout: Layout) -> int:

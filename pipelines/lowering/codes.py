@@ -17,6 +17,7 @@ from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Encode
 from deepstrata.storage import stores, writing
+from deepstrata.storage.datasets import open_dataset
 from deepstrata.storage.shards import Shard, shard_grid
 
 SAMPLE = "sample"
@@ -72,24 +73,32 @@ def _(stage: Encode, context: Context) -> StageRecord:
     key = stage_digest(stage, context.chain, used.key)
     path = stores.absolute(stage.path or stores.join(context.path, "codes.zarr"))
     done = context.finished(stage.name, key)
-    if done is not None and writing.is_complete(path):
+    complete = writing.is_complete(path)
+    if done is not None and complete:
         return done
     started = time.perf_counter()
-    _make_room(context, stage, path)
-    width = models.code_width(used.model, context.visible, stage.layer)
-    attrs = {"long_name": "code", "model": used.model.kind, "pipeline": context.pipeline.name}
-    write_codes(
-        context,
-        stage.name,
-        context.feed,
-        path,
-        "code",
-        width,
-        context.coords,
-        used,
-        stage.layer,
-        attrs,
-    )
+    # The process may have ended after the last code was written and before that was recorded.
+    if not complete or _key_in(path) != key:
+        _make_room(context, stage, path, complete)
+        width = models.code_width(used.model, context.visible, stage.layer)
+        attrs = {
+            "long_name": "code",
+            "model": used.model.kind,
+            "pipeline": context.pipeline.name,
+            "key": key,
+        }
+        write_codes(
+            context,
+            stage.name,
+            context.feed,
+            path,
+            "code",
+            width,
+            context.coords,
+            used,
+            stage.layer,
+            attrs,
+        )
     return StageRecord(
         name=stage.name,
         kind=stage.kind,
@@ -100,12 +109,18 @@ def _(stage: Encode, context: Context) -> StageRecord:
     )
 
 
-def _make_room(context: Context, stage: Encode, path: str) -> None:
+def _key_in(path: str) -> str | None:
+    """Return the key of the stage that wrote some codes; None where something else is."""
+    dataset = open_dataset(path, indexes=False)
+    return dataset["code"].attrs.get("key") if "code" in dataset else None
+
+
+def _make_room(context: Context, stage: Encode, path: str, complete: bool) -> None:
     """Remove what this stage wrote before; what somebody else wrote stays."""
     done = context.record(stage.name)
     own = done is not None and stores.resolved(done.outputs["codes"], context.path) == path
-    if stores.exists(path) and not own and writing.is_complete(path):
+    if complete and not own:
         raise StorageError(
             f"{path}: exists already; give stage {stage.name!r} another path, or remove it"
         )
-    writing.discard(path)
+    writing.discard(path, own=stage.path is None)

@@ -141,6 +141,7 @@ def _store_activations(context: Context, training: Training, feed: Feed) -> Feed
     path = stores.join(training.url, "activations.zarr")
     width = training.settings.visible
     if not writing.is_complete(path):
+        writing.discard(path, own=True)
         stage, part = training.name.split("/")[0], f"input of {training.part}"
         write_codes(context, stage, feed, path, STORED, width, xr.Dataset(), part=part)
     return feed._replace(stored=ZarrReader(path, None, SAMPLE), below=())

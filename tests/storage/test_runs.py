@@ -30,6 +30,35 @@ def test_a_manifest_round_trips(place: str) -> None:
     assert runs.read_manifest(url) == manifest(status="finished")
 
 
+def test_a_torn_manifest_of_a_remote_store_is_read_from_its_copy(memory_url: str) -> None:
+    runs.write_manifest(memory_url, manifest())
+    runs.write_manifest(memory_url, manifest(status="finished"))
+    whole = stores.read_bytes(runs.manifest_url(memory_url))
+    stores.write_bytes(runs.manifest_url(memory_url), whole[:100])
+    assert runs.read_manifest(memory_url) == manifest(status="finished")
+    with runs.lock(memory_url):  # whoever goes on writes the copy first, and may tear that
+        stores.write_bytes(stores.join(memory_url, runs.COPY), whole[:50])
+    assert runs.read_manifest(memory_url) == manifest(status="finished")
+
+
+def test_a_run_is_known_by_what_is_written_first(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = stores.write_bytes
+
+    def first_only(url: str, data: bytes) -> None:
+        write(url, data)
+        if url == runs.manifest_url(place):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stores, "write_bytes", first_only)
+    with pytest.raises(KeyboardInterrupt):
+        runs.write_manifest(place, manifest())
+    assert stores.children(place)[-1] == runs.MANIFEST
+    assert runs.PIPELINE not in stores.children(place)
+    assert runs.read_manifest(place) == manifest()
+
+
 def test_a_path_in_use_is_refused(tmp_path: Path) -> None:
     runs.check_free(str(tmp_path / "new"))
     runs.check_free(str(tmp_path))

@@ -135,6 +135,28 @@ def test_what_others_wrote_stays(tmp_path: Path, what: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_store_whose_root_is_torn_is_removed_by_its_owner_alone(place: str) -> None:
+    write_dataset(xr.Dataset({"x": ("sample", np.arange(4.0))}), place)
+    root = stores.join(place, "zarr.json")
+    stores.write_bytes(root, stores.read_bytes(root)[:30])
+    assert not is_complete(place)
+    with pytest.raises(StorageError, match=r"zarr\.json cannot be read .*remove it yourself"):
+        discard(place)
+    assert stores.exists(root)
+    discard(place, own=True)
+    assert not stores.exists(place)
+
+
+def test_what_cannot_be_read_to_be_written_is_explained(place: str) -> None:
+    def fails(block: np.ndarray) -> np.ndarray:
+        raise OSError(errno.EIO, "Input/output error")
+
+    x = da.zeros((4, 2), dtype="f4").map_blocks(fails, dtype="f4")
+    data = xr.Dataset({"x": (("sample", "f"), x)})
+    with pytest.raises(StorageError, match=r"rows 0 to 4: cannot read: .*Input/output error"):
+        write_dataset(data, place)
+
+
 def new_store(path: str, rows: int = 100, shard: int = 20, dtype: str = "f4") -> None:
     empty = da.zeros((rows, 3), dtype=dtype)
     create(path, xr.Dataset({"x": (("sample", "f"), empty)}), Layout(shard, shard))
