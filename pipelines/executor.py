@@ -55,7 +55,7 @@ def execute(
     values: list[Any] = [None] * len(keys)
     try:
         futures = client.get(graph.tasks, keys, sync=False)
-        for future, value in as_completed(futures, with_results=True):
+        for future, value in as_completed(futures, loop=client.loop, with_results=True):
             values[place[future.key]] = value
             if on_done is not None:
                 on_done(place[future.key], value)

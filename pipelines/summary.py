@@ -139,7 +139,8 @@ def _with_codes(report: Report, context: Context) -> Report:
     if not context.trained:
         return report
     trained = list(context.trained.values())[-1]
-    shards = context.grid[:: -(-len(context.grid) // CODE_SHARDS)]
+    there = [shard for shard in context.grid if any(context.counts[shard.index])]
+    shards = there[:: -(-len(there) // CODE_SHARDS)]
     rows, batches = -(-CODES // len(shards)), []
     for shard in shards:
         feed = context.feed.narrow(shard)._replace(backend="numpy")
