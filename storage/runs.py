@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.runs import RunManifest
-from deepstrata.storage import stores
+from deepstrata.storage import sealed, stores
 
 MANIFEST = "run.json"
 PIPELINE = "pipeline.json"
@@ -63,7 +63,7 @@ def manifest_url(path: str) -> str:
 def write_manifest(path: str, manifest: RunManifest) -> None:
     """Write ``run.json`` whole, and the pipeline beside it for reading and running again."""
     stores.write_bytes(stores.join(path, PIPELINE), manifest.pipeline.to_json().encode())
-    stores.write_bytes(manifest_url(path), manifest.to_json().encode())
+    sealed.write_document(manifest_url(path), manifest)
 
 
 def read_manifest(path: str) -> RunManifest:
@@ -72,12 +72,12 @@ def read_manifest(path: str) -> RunManifest:
     Raises
     ------
     StorageError
-        The directory is not a run.
+        The directory is not a run, or the file is damaged.
     DeclarationError
-        The file is damaged, or of a format version from the future.
+        The file is no JSON any more, or of a format version from the future.
     """
     url = manifest_url(open_run_directory(path))
-    return RunManifest.from_json(stores.read_bytes(url), where=url)
+    return sealed.read_document(RunManifest, url)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Codes of every sample, written to Zarr by the workers."""
 
-import json
 import time
 from typing import Any
 
@@ -19,7 +18,7 @@ from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Encode
-from deepstrata.storage import stores, writing
+from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.shards import Shard, shard_grid
 
 SAMPLE = "sample"
@@ -160,7 +159,7 @@ def _make_room(context: Context, stage: Encode, path: str) -> None:
         raise StorageError(
             f"{path}: exists already; give stage {stage.name!r} another path, or remove it"
         )
-    stores.write_bytes(note, json.dumps(stores.relative(path, context.path)).encode())
+    sealed.write(note, {"path": stores.relative(path, context.path)})
     writing.discard(path)
 
 
@@ -168,5 +167,5 @@ def _written(context: Context, stage: Encode, note: str) -> list[str]:
     done = context.record(stage.name)
     found = [done.outputs["codes"]] if done is not None else []
     if stores.exists(note):
-        found.append(json.loads(stores.read_bytes(note)))
+        found.append(sealed.read(note)["path"])
     return [stores.resolved(path, context.path) for path in found]

@@ -18,6 +18,7 @@ from deepstrata.pipelines import feeds
 from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.events import Notice, Progress
 from deepstrata.pipelines.feeds import Feed
+from deepstrata.pipelines.report.terminal import results
 from deepstrata.pipelines.run import Run, open_run, resume, run
 from deepstrata.schemas.errors import BadShardError
 from deepstrata.storage import writing
@@ -117,6 +118,7 @@ def test_a_shard_that_is_bad_from_the_start_is_skipped(
     same(done, without)
     assert done.metrics["skipped_shards"] == 1
     assert done.metrics["skipped_samples"] == SHARD
+    assert ("skipped shards", "1") in list(results(done.manifest))
     assert any(isinstance(e, Notice) and "samples 90 to 119 are skipped" in e.text for e in said)
     assert sum(done.manifest.stages[0].metrics[f"{p}_samples"] for p in PARTS) == 240 - SHARD
 
