@@ -98,7 +98,7 @@ def pipeline_digest(pipeline: Pipeline) -> str:
 def effective(pipeline: Pipeline) -> dict[str, Any]:
     """Return what of a pipeline can change a result, as JSON can hold it: no paths."""
     inert = INERT | PATHS
-    found = pipeline.model_dump(mode="json")
+    found = pipeline.model_dump(mode="json", exclude={"on_bad_shard"})
     found["source"] = {k: v for k, v in found["source"].items() if k not in inert}
     found["stages"] = [
         {k: v for k, v in stage.items() if k not in inert} for stage in found["stages"]

@@ -17,6 +17,7 @@ from deepstrata.pipelines.events import (
 )
 from deepstrata.pipelines.executor import Executor
 from deepstrata.pipelines.lowering import lower, save_final_model
+from deepstrata.schemas.errors import BadShardError
 from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
 from deepstrata.storage import runs, stores
@@ -55,7 +56,7 @@ class Execution:
         self.done[record.name] = record
         names = ["ingest", "inspect", *(stage.name for stage in self.manifest.pipeline.stages)]
         stages = tuple(self.done[name] for name in names if name in self.done)
-        self.update(stages=stages, metrics=_metrics([r for r in stages if r.kind == "evaluate"]))
+        self.update(stages=stages, metrics=_metrics(stages))
 
     def go(self, data: Any) -> None:
         """Run every stage that is not done."""
@@ -66,9 +67,26 @@ class Execution:
         )
         if record is not None:
             self.finished(record)
-        context = self._open(source, data)
-        record, data_digest = sources.inspect(context)
-        self.finished(record)
+        skipped, again = 0.0, False
+        while True:
+            context = self._open(source, data)
+            record, data_digest = sources.inspect(context, again)
+            self.finished(record)
+            try:
+                self._stages(context, data_digest, before)
+                break
+            except BadShardError:
+                # Each turn leaves out more shards, so there are no more turns than shards.
+                worse = record.metrics.get("skipped_shards", 0.0)
+                if pipeline.on_bad_shard == "stop" or (again and worse <= skipped):
+                    raise
+                skipped, again = worse, True
+                self.update(checkpoints=())
+        self.update(status="finished", finished=now())
+
+    def _stages(self, context: Context, data_digest: str, before: dict[str, float]) -> None:
+        """Run the stages over data that was inspected."""
+        pipeline = self.manifest.pipeline
         context.chain = digest_of(context.chain, data_digest)
         for stage in pipeline.stages:
             if not isinstance(stage, Report):
@@ -78,7 +96,6 @@ class Execution:
         for stage in pipeline.stages:
             if isinstance(stage, Report):
                 self._report(stage, context)
-        self.update(status="finished", finished=now())
 
     def _open(self, source: Any, data: Any) -> Context:
         pipeline = self.manifest.pipeline
@@ -160,13 +177,19 @@ class Execution:
         self.observer(StageFinished(stage.name, stage.kind, seconds, {}, reused=False))
 
 
-def _metrics(evaluated: Sequence[StageRecord]) -> dict[str, float]:
-    """Return all results; those of any evaluation but the last carry the name of its stage."""
+def _metrics(stages: Sequence[StageRecord]) -> dict[str, float]:
+    """Return all results; those of any evaluation but the last carry the name of its stage.
+
+    What was left out of the data is counted among them.
+    """
     found: dict[str, float] = {}
+    evaluated = [record for record in stages if record.kind == "evaluate"]
     for i, record in enumerate(evaluated):
         prefix = "" if i == len(evaluated) - 1 else f"{record.name}_"
         found |= {prefix + name: value for name, value in record.metrics.items()}
-    return found
+    inspected = [record.metrics for record in stages if record.kind == "inspect"]
+    left_out = [(k, v) for m in inspected for k, v in m.items() if k.startswith("skipped_")]
+    return found | dict(left_out)
 
 
 def _seconds(executor: Executor) -> dict[str, float]:

@@ -4,6 +4,7 @@ A feed is a frozen value that travels inside tasks; parameters of layers and sta
 data reach a task as files of the run, loaded once per process.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,14 +17,14 @@ from deepstrata.ops.partials import Batch, shuffle
 from deepstrata.ops.preprocess import Affine
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
-from deepstrata.schemas.errors import DataError
+from deepstrata.schemas.errors import BadShardError, DataError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
 from deepstrata.storage.datasets import Columns
-from deepstrata.storage.digests import digest
+from deepstrata.storage.digests import checksum, digest
 from deepstrata.storage.readers import Reader, check_finite, check_range
 from deepstrata.storage.shards import Shard, epoch_order, permutation
 from deepstrata.storage.splits import PARTS, assign
@@ -56,6 +57,26 @@ class Below(NamedTuple):
     params: Saved
 
 
+class Inspected(NamedTuple):
+    """What one pass over a shard found."""
+
+    counts: tuple[int, int, int]
+    digest: str
+    largest_label: int
+    checksums: dict[str, int]
+    """CRC-32C of every variable; what was found before, where the shard cannot be read now."""
+    problem: str = ""
+    """Why the shard takes no part, if it does not."""
+
+
+class Known(NamedTuple):
+    """What every later read of a shard must find."""
+
+    shard: Shard
+    checksums: dict[str, int]
+    skipped: bool
+
+
 class Feed(NamedTuple):
     """Where samples come from and how they are prepared."""
 
@@ -75,11 +96,21 @@ class Feed(NamedTuple):
     visible_units: str | None = None
     """``bernoulli`` where values must lie in [0, 1]."""
     backend: Backend = "numpy"
+    known: tuple[Known, ...] = ()
+    """What inspection found in the shards, in their order; empty before."""
 
-    def narrow(self, shard: Shard) -> "Feed":
-        """Return the feed for one shard alone, so that a task carries no more than it reads."""
-        stored = self.stored and self.stored.narrow(shard.start, shard.stop)
-        return self._replace(reader=self.reader.narrow(shard.start, shard.stop), stored=stored)
+    def narrow(self, rows: Shard) -> "Feed":
+        """Return the feed for some rows alone, so that a task carries no more than it reads.
+
+        It reads whole shards: all that the rows touch.
+        """
+        first = bisect_right(self.known, rows.start, key=lambda known: known.shard.stop)
+        end = bisect_left(self.known, rows.stop, key=lambda known: known.shard.start)
+        known = self.known[first:end]
+        start = min([rows.start, *(k.shard.start for k in known)])
+        stop = max([rows.stop, *(k.shard.stop for k in known)])
+        stored = self.stored and self.stored.narrow(start, stop)
+        return self._replace(reader=self.reader.narrow(start, stop), stored=stored, known=known)
 
 
 STORED = "activation"
@@ -101,6 +132,22 @@ def names(feed: Feed) -> tuple[str, ...]:
     found = [] if feed.stored else [columns.features, columns.mask]
     found += [columns.labels, feed.split.by if feed.split else None]
     return tuple(dict.fromkeys(name for name in found if name is not None))
+
+
+def read(feed: Feed, shard: Shard) -> dict[str, Any]:
+    """Read the variables of a shard, and check that they are what inspection found.
+
+    Raises
+    ------
+    BadShardError
+        Something cannot be read, is missing or has changed; the chunks are named.
+    """
+    values = feed.reader.read(shard.start, shard.stop, names(feed))
+    expected = next((k.checksums for k in feed.known if k.shard == shard), {})
+    for name, array in values.items():
+        if name in expected and checksum(array) != expected[name]:
+            raise feed.reader.changed(name, shard.start, shard.stop)
+    return values
 
 
 def load(
@@ -130,7 +177,7 @@ def load(
         NaN or infinity where no mask hides it; values that the units cannot take.
     """
     with measure("wait"):
-        values = feed.reader.read(shard.start, shard.stop, names(feed))
+        values = read(feed, shard)
         rows = np.arange(shard.rows)
         if part is not None:
             rows = rows[codes_of(feed, shard, values) == part]
@@ -215,44 +262,60 @@ def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
         )
 
 
-class Inspected(NamedTuple):
-    """What one pass over a shard found."""
-
-    counts: tuple[int, int, int]
-    digest: str
-    largest_label: int
+#: Stands for the content of a shard that takes no part: why it does not is no part of a result.
+SKIPPED = "skipped"
 
 
-def inspect(feed: Feed, shard: Shard) -> Inspected:
+def inspect(feed: Feed, shard: Shard, skip: bool = False) -> Inspected:
     """Check every value of a shard, hash its content and count its parts.
+
+    Parameters
+    ----------
+    skip
+        Let a shard that cannot be read, or is not what it was before, take no part.
 
     Raises
     ------
     DataError
         NaN or infinity without a mask, a negative label, a value out of its declared range.
+    BadShardError
+        The shard cannot be read, or is not what it was before.
     """
     with measure("wait"):
-        values = feed.reader.read(shard.start, shard.stop, names(feed))
-        columns = feed.columns
-        mask = values[columns.mask].astype(bool) if columns.mask else None
-        check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
-        for declared in feed.ranges:
-            if declared.name in values:
-                present = mask if declared.name == columns.features else None
-                check_range(declared, values[declared.name], present, shard.start, "dataset")
-        largest = -1
-        if columns.labels is not None:
-            labels = values[columns.labels]
-            if labels.min() < 0:
-                row = int(np.argmin(labels))
-                raise DataError(
-                    f"variable {columns.labels!r}, sample {shard.start + row}: expected a class "
-                    f"number 0, 1, ..., found {labels[row]}"
-                )
-            largest = int(labels.max())
+        try:
+            values = read(feed, shard)
+            feed.reader.confirm(shard.start, shard.stop, values)
+        except BadShardError as error:
+            if not skip:
+                raise
+            before = next((k.checksums for k in feed.known if k.shard == shard), {})
+            return Inspected((0, 0, 0), SKIPPED, -1, before, str(error))
+        largest = _check_values(feed, shard, values)
         codes = codes_of(feed, shard, values)
         counts = tuple(int((codes == i).sum()) for i in range(len(PARTS)))
-        return Inspected(counts, digest(values), largest)  # type: ignore[arg-type]
+        sums = {name: checksum(array) for name, array in values.items()}
+        return Inspected(counts, digest(values), largest, sums)  # type: ignore[arg-type]
+
+
+def _check_values(feed: Feed, shard: Shard, values: dict[str, Any]) -> int:
+    """Check features and labels; return the largest label, -1 without any."""
+    columns = feed.columns
+    mask = values[columns.mask].astype(bool) if columns.mask else None
+    check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
+    for declared in feed.ranges:
+        if declared.name in values:
+            present = mask if declared.name == columns.features else None
+            check_range(declared, values[declared.name], present, shard.start, "dataset")
+    if columns.labels is None:
+        return -1
+    labels = values[columns.labels]
+    if labels.min() < 0:
+        row = int(np.argmin(labels))
+        raise DataError(
+            f"variable {columns.labels!r}, sample {shard.start + row}: expected a class "
+            f"number 0, 1, ..., found {labels[row]}"
+        )
+    return int(labels.max())
 
 
 def spread(counts: list[int], wanted: int, key: Key) -> Iterator[tuple[int, int]]:

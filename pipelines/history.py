@@ -1,11 +1,12 @@
 """Learning curves as xarray: a node for each training, along rounds and along epochs."""
 
-import json
 from collections.abc import Sequence
+from typing import Any
 
 import xarray as xr
 
-from deepstrata.storage import runs, stores
+from deepstrata.schemas.errors import StorageError
+from deepstrata.storage import runs, sealed, stores
 
 LONG_NAMES = {
     "squared_error": "squared reconstruction error, summed over a sample",
@@ -28,10 +29,19 @@ def merge_rows(urls: Sequence[str]) -> dict[str, list[dict[str, float]]]:
     """Return the rows of some history files by ``round`` and ``epoch``, each row once."""
     found: dict[str, dict[float, dict[str, float]]] = {"round": {}, "epoch": {}}
     for url in urls:
-        data = json.loads(stores.read_bytes(url))
+        data = _read(url)
         for kind, rows in found.items():
             rows |= {row[kind]: row for row in data[kind]}
     return {kind: [rows[i] for i in sorted(rows)] for kind, rows in found.items()}
+
+
+def _read(url: str) -> dict[str, Any]:
+    try:
+        return sealed.read(url)
+    except sealed.DamagedError as error:
+        raise StorageError(
+            f"{error}; or remove it, to do without its part of the learning curves"
+        ) from None
 
 
 def history_dataset(rows: dict[str, list[dict[str, float]]]) -> xr.Dataset:

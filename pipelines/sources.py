@@ -1,7 +1,7 @@
 """Opening what a pipeline reads: ingest if it must be, preprocess, check, count."""
 
-import json
 import time
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -10,8 +10,8 @@ import xarray as xr
 from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_digest
-from deepstrata.pipelines.events import Observer, StageFinished, StageStarted
-from deepstrata.pipelines.feeds import Feed, Inspected
+from deepstrata.pipelines.events import Notice, Observer, StageFinished, StageStarted
+from deepstrata.pipelines.feeds import Feed, Inspected, Known
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
@@ -19,7 +19,7 @@ from deepstrata.schemas.models import DBN, Softmax
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Apply, FineTune, Split
-from deepstrata.storage import stores, writing
+from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
 from deepstrata.storage.ingest import describe_source, ingest
 from deepstrata.storage.readers import DatasetReader, reader
@@ -178,42 +178,97 @@ def _ranges(source: Source) -> tuple[Variable, ...]:
     return tuple(v for v in declared if (v.minimum, v.maximum) != (None, None))
 
 
-def inspect(context: Context) -> tuple[StageRecord, str]:
+def inspect(context: Context, again: bool = False) -> tuple[StageRecord, str]:
     """Read everything once: check values, count the parts of every shard, hash the content.
 
-    Returns the record and the digest of the data.
+    What was found before is what must be found again: a shard in which a chunk is missing since
+    then, or has changed, is as bad as one that cannot be read.
+
+    Parameters
+    ----------
+    again
+        Look at the data although that was done.
+
+    Returns
+    -------
+    tuple
+        The record and the digest of the data.
     """
     key = digest_of(context.chain, str(context.feed.columns), [list(s) for s in context.grid])
     url = stores.join(context.path, "stages", "inspect", "inspected.json")
+    skip = context.pipeline.on_bad_shard == "skip"
+    started = time.perf_counter()
     # What a caller hands over may be other data by now; what lies in a store is taken as it was.
     given = isinstance(context.feed.reader, DatasetReader)
-    done = None if given else context.finished("inspect", key)
-    started = time.perf_counter()
-    if done is not None:
-        found = [Inspected(tuple(c), d, m) for c, d, m in json.loads(stores.read_bytes(url))]
-    else:
+    before = _found_before(url, key) if again or not given else []
+    reused = bool(before) and not again and (skip or not any(f.problem for f in before))
+    found = before
+    if not reused:
         context.observer(StageStarted("inspect", "inspect", len(context.grid)))
-        found = each_shard(context, "inspect", feeds.inspect, context.grid)
-        stores.write_bytes(url, json.dumps([list(f) for f in found]).encode())
+        feed = context.feed._replace(known=_known(context.grid, before))
+        found = each_shard(context, "inspect", feeds.inspect, context.grid, (skip,), feed=feed)
+        sealed.write(url, {"key": key, "shards": [list(f) for f in found]})
+    _take(context, found)
+    metrics = _totals(context, found)
+    seconds = time.perf_counter() - started
+    context.observer(StageFinished("inspect", "inspect", seconds, metrics, reused))
+    done = context.finished("inspect", key)
+    if not reused or done is None or done.metrics != metrics:
+        done = StageRecord(
+            name="inspect",
+            kind="inspect",
+            key=key,
+            seconds=seconds,
+            examples=context.grid[-1].stop,
+            metrics=metrics,
+            outputs={"inspected": stores.relative(url, context.path)},
+        )
+    return done, digest_of([f.digest for f in found])
+
+
+def _found_before(url: str, key: str) -> list[Inspected]:
+    """Return what an inspection of the same data found; nothing if that is not to be had."""
+    try:
+        content = sealed.read(url) if stores.exists(url) else {}
+    except sealed.DamagedError:
+        return []  # it is made anew
+    if content.get("key") != key:
+        return []
+    return [Inspected(tuple(c), *rest) for c, *rest in content["shards"]]
+
+
+def _known(grid: Sequence[Shard], found: Sequence[Inspected]) -> tuple[Known, ...]:
+    return tuple(
+        Known(shard, f.checksums, bool(f.problem))
+        for shard, f in zip(grid, found, strict=bool(found))
+    )
+
+
+def _take(context: Context, found: list[Inspected]) -> None:
+    """Let the stages go by what was found, and say what takes no part."""
     context.counts = tuple(f.counts for f in found)
-    data = digest_of([f.digest for f in found])
+    context.feed = context.feed._replace(known=_known(context.grid, found))
+    for shard, f in zip(context.grid, found, strict=True):
+        if f.problem:
+            context.observer(
+                Notice(f"samples {shard.start} to {shard.stop - 1} are skipped: {f.problem}")
+            )
     _check_labels(context, found)
     if not context.total(0):
-        raise DataError("the training part has no samples; see the split stage")
+        skipped = any(f.problem for f in found)
+        raise DataError(
+            "the training part has no samples; "
+            + ("shards that cannot be read are skipped" if skipped else "see the split stage")
+        )
+
+
+def _totals(context: Context, found: list[Inspected]) -> dict[str, float]:
     parts = zip(("train", "validation", "test"), range(3), strict=True)
     metrics = {f"{name}_samples": float(context.total(i)) for name, i in parts}
-    seconds = time.perf_counter() - started
-    context.observer(StageFinished("inspect", "inspect", seconds, metrics, done is not None))
-    record = done or StageRecord(
-        name="inspect",
-        kind="inspect",
-        key=key,
-        seconds=seconds,
-        examples=context.grid[-1].stop,
-        metrics=metrics,
-        outputs={"inspected": stores.relative(url, context.path)},
-    )
-    return record, data
+    skipped = [s.rows for s, f in zip(context.grid, found, strict=True) if f.problem]
+    if skipped:
+        metrics |= {"skipped_shards": float(len(skipped)), "skipped_samples": float(sum(skipped))}
+    return metrics
 
 
 def _check_labels(context: Context, found: list[Inspected]) -> None:

@@ -1,6 +1,5 @@
 """Gathering what the report shows of a run."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from deepstrata.schemas import stages
 from deepstrata.schemas.models import RBM, Model
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array, Tree
-from deepstrata.storage import stores
+from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
 
 CODES = 1500  #: codes drawn as points, ...
@@ -120,8 +119,7 @@ def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Co
         for part in ("test", "validation", "train"):
             url = record.outputs.get(f"confusion_{part}")
             if url is not None:
-                data = stores.read_bytes(stores.resolved(url, run))
-                counts = np.asarray(json.loads(data))
+                counts = np.asarray(sealed.read(stores.resolved(url, run))["counts"])
                 return report._replace(confusion=counts, class_names=_class_names(context))
     return report
 
@@ -139,7 +137,8 @@ def _with_codes(report: Report, context: Context) -> Report:
     if not context.trained:
         return report
     trained = list(context.trained.values())[-1]
-    shards = context.grid[:: -(-len(context.grid) // CODE_SHARDS)]
+    there = [shard for shard in context.grid if any(context.counts[shard.index])]
+    shards = there[:: -(-len(there) // CODE_SHARDS)]
     rows, batches = -(-CODES // len(shards)), []
     for shard in shards:
         feed = context.feed.narrow(shard)._replace(backend="numpy")

@@ -4,7 +4,6 @@ Losing a worker costs at most what it had computed since the window began; Dask 
 with the same bits. Stopping costs at most the window in flight.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from deepstrata.pipelines.history import history_urls, merge_rows
 from deepstrata.pipelines.rounds import Round, windows
 from deepstrata.pipelines.strategies import TrainState
 from deepstrata.pipelines.windows import Training, begin_graph, checkpoint_url, window_graph
-from deepstrata.storage import checkpoints, stores
+from deepstrata.storage import checkpoints, sealed, stores
 from deepstrata.storage.checkpoints import Checkpoint
 
 RATES = {"errors": "error"}
@@ -105,9 +104,9 @@ def _commit(
     """Make the checkpoint count: its history first, then the document that completes it."""
     parts = dict(zip(names, digests, strict=True))
     checkpoint = Checkpoint(stage=training.name, round=index, parts=parts)
-    text = json.dumps({"checkpoint": index, "digest": checkpoint.digest(), **history})
+    content = {"checkpoint": index, "digest": checkpoint.digest(), **history}
     url = stores.join(training.url, "history", f"{index:08d}.json")
-    stores.write_bytes(url, text.encode())
+    sealed.write(url, content)
     checkpoints.commit(checkpoint_url(training, index), checkpoint)
     return checkpoint
 

@@ -21,5 +21,9 @@ class StorageError(DeepstrataError, OSError):
     """A file, store or run directory is missing, damaged, in the way, or cannot be written."""
 
 
+class BadShardError(StorageError):
+    """Rows of the data cannot be read, or are not those that the run inspected."""
+
+
 class ClusterError(DeepstrataError, RuntimeError):
     """The cluster cannot be reached, or its workers cannot run this pipeline."""

@@ -1,7 +1,7 @@
 """The pipeline: a source, stages and a seed, checked as a whole when it is declared."""
 
 import re
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
@@ -51,6 +51,10 @@ class Pipeline(Document):
     source: Source
     stages: tuple[Stage, ...]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What to do with a shard that cannot be read, or is not what it was when the run began:
+    ``stop`` with an error, to go on when it is mended, or ``skip`` it: the run then ends as over a
+    store in which it was bad from the start, and counts what it left out."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -18,13 +18,10 @@ from deepstrata.schemas.errors import DeclarationError, StorageError
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import stores
 from deepstrata.storage.digests import canonical, digest
+from deepstrata.storage.sealed import DamagedError
 
 DOCUMENT = "checkpoint.json"
 DIGITS = 8
-
-
-class DamagedError(StorageError):
-    """A file was read, and does not hold what was once written to it."""
 
 
 class Checkpoint(Document):

@@ -8,7 +8,7 @@ from deepstrata.schemas._base import Document
 from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.trees import Tree
-from deepstrata.storage import checkpoints, stores
+from deepstrata.storage import checkpoints, sealed, stores
 from deepstrata.storage.digests import digest
 
 WEIGHTS = "weights.safetensors"
@@ -35,8 +35,8 @@ class ModelInfo(Document):
 def save_model(path: str, info: ModelInfo, tree: Tree) -> str:
     """Write a model and return the digest of its arrays; the document is written last."""
     saved = checkpoints.save_part(stores.join(path, WEIGHTS), tree)
-    text = info.model_copy(update={"digest": saved}).to_json()
-    stores.write_bytes(stores.join(path, DOCUMENT), text.encode())
+    document = info.model_copy(update={"digest": saved})
+    sealed.write_document(stores.join(path, DOCUMENT), document)
     return saved
 
 
@@ -51,7 +51,7 @@ def load_model(path: str) -> tuple[ModelInfo, dict[str, np.ndarray[Any, Any]]]:
     url = stores.join(path, DOCUMENT)
     if not stores.exists(url):
         raise StorageError(f"{path}: not a model: expected a {DOCUMENT} in it")
-    info = ModelInfo.from_json(stores.read_bytes(url), where=url)
+    info = sealed.read_document(ModelInfo, url)
     flat = checkpoints.load_arrays(stores.join(path, WEIGHTS))
     found = digest(flat)
     if found != info.digest:

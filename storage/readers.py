@@ -7,7 +7,7 @@ worker. Rows are always those of the whole dataset.
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ import xarray as xr
 from dask.base import compute, optimize
 
 from deepstrata.schemas.datasets import Source, Variable, ZarrSource
-from deepstrata.schemas.errors import DataError, DeepstrataError, StorageError
-from deepstrata.storage import stores
+from deepstrata.schemas.errors import BadShardError, DataError, DeepstrataError, StorageError
+from deepstrata.storage import damage, stores, writing
 from deepstrata.storage.datasets import describe, open_dataset
 from deepstrata.storage.digests import digest
 
@@ -45,9 +45,27 @@ class Reader(Protocol):
 
         Raises
         ------
+        BadShardError
+            Some of it cannot be read; the place, variable, rows and chunks are named.
         StorageError
-            Something cannot be read; the place, variable and rows are named.
+            The store is gone.
         """
+        ...
+
+    def confirm(self, start: int, stop: int, names: Iterable[str]) -> None:
+        """Check that rows that were read for the first time were there, and no fill values.
+
+        Raises
+        ------
+        BadShardError
+            Chunks are missing that must be there.
+        StorageError
+            The store is gone.
+        """
+        ...
+
+    def changed(self, name: str, start: int, stop: int) -> StorageError:
+        """Return the error that says why rows are not what they were when they were inspected."""
         ...
 
 
@@ -66,6 +84,9 @@ class ZarrReader:
     sample_dim: str
     version: str = ""
     """Digest of the variables' declarations when the reader was made."""
+    writer: Literal["other", "deepstrata", "run"] = "other"
+    """Who wrote the store. Others may leave chunks out that hold fill values; in what deepstrata
+    wrote a missing chunk is lost, and what the run wrote for itself it can write again."""
 
     def narrow(self, start: int, stop: int) -> "ZarrReader":
         """Return this reader: it holds no data."""
@@ -82,8 +103,70 @@ class ZarrReader:
             except DeepstrataError:
                 raise
             except Exception as error:
-                raise unreadable(self.path, name, start, stop, error) from error
+                raise self._unreadable(name, start, stop, error) from error
+        if self.writer == "run":
+            self.confirm(start, stop, arrays)
         return arrays
+
+    def changed(self, name: str, start: int, stop: int) -> StorageError:
+        """Return the error that says why rows are not what they were; see ``Reader.changed``."""
+        gone, count = damage.missing(*self._place(name), start, stop)
+        if not gone:
+            text = (
+                "the content has changed since the run inspected it; restore it and go on with "
+                "`deepstrata resume RUN`, or start a new run over the data as it is now"
+            )
+            return BadShardError(f"{_where(self.path, name, start, stop)}: {text}")
+        hint = "" if len(gone) == count else ", or the content of the others has changed since"
+        return self._lost(name, start, stop, gone, f"when the run began{hint}")
+
+    def confirm(self, start: int, stop: int, names: Iterable[str]) -> None:
+        """Check that what was read was there; see ``Reader.confirm``."""
+        for name in names:
+            self._check_open(name)
+            if self.writer == "other":
+                continue
+            gone, _ = damage.missing(*self._place(name), start, stop)
+            if gone:
+                raise self._lost(name, start, stop, gone, "when the store was written")
+
+    def _check_open(self, name: str) -> None:
+        url = stores.join(self.path, *(part for part in (self.group, name) if part))
+        if not any(stores.exists(stores.join(url, file)) for file in ("zarr.json", ".zarray")):
+            raise StorageError(
+                f"{self.path}: variable {name!r} is gone: the store was removed, or the disk it is "
+                "on is not mounted; bring it back, then `deepstrata resume RUN`"
+            )
+
+    def _place(self, name: str) -> tuple[str, str | None, str, int]:
+        self._check_open(name)
+        dims = _opened(self.path, self.group, self.version).variables[name].dims
+        return self.path, self.group, name, dims.index(self.sample_dim)
+
+    def _lost(
+        self, name: str, start: int, stop: int, gone: list[damage.Chunk], since: str
+    ) -> StorageError:
+        keys = damage.listed([chunk.key for chunk in gone])
+        chunks, them = ("chunk", "it was") if len(gone) == 1 else ("chunks", "they were")
+        return self._bad(
+            f"{_where(self.path, name, start, stop)}: {chunks} {keys} of array {name!r} "
+            f"{'is' if len(gone) == 1 else 'are'} missing in {self.path}; {them} there {since}"
+        )
+
+    def _unreadable(self, name: str, start: int, stop: int, error: Exception) -> StorageError:
+        found = damage.unreadable(*self._place(name), start, stop)
+        what = f"{type(error).__name__}: {error}"
+        if found:
+            named = [f"chunk {chunk.key} (file {chunk.file})" for chunk, _ in found]
+            what = f"{damage.listed(named)}: {found[0][1]}"
+        return self._bad(f"{_where(self.path, name, start, stop)}: cannot be read: {what}")
+
+    def _bad(self, text: str) -> StorageError:
+        if self.writer == "run":
+            return StorageError(
+                f"{text}; remove {self.path}: `deepstrata resume RUN` writes it again"
+            )
+        return BadShardError(f"{text}; mend or restore it, then `deepstrata resume RUN`")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +195,29 @@ class DatasetReader:
         except DeepstrataError:
             raise
         except Exception as error:
-            raise unreadable("dataset", ", ".join(wanted), start, stop, error) from error
+            raise self._unreadable(variables, wanted, start, stop, error) from error
         return {n: native(np.asarray(v)) for n, v in zip(wanted, computed, strict=True)}
+
+    def confirm(self, start: int, stop: int, names: Iterable[str]) -> None:
+        """Do nothing: what a graph computes is all there is to go by; see ``Reader.confirm``."""
+
+    def changed(self, name: str, start: int, stop: int) -> StorageError:
+        """Return the error that says why rows are not what they were; see ``Reader.changed``."""
+        return BadShardError(
+            f"{_where('dataset', name, start, stop)}: computing them again gave other values than "
+            "when the run inspected them; what a graph computes must not depend on when it does, "
+            "and files that it reads must stay as they are"
+        )
+
+    def _unreadable(
+        self, variables: list[Any], names: list[str], start: int, stop: int, error: Exception
+    ) -> StorageError:
+        for name, variable in zip(names, variables, strict=True):
+            try:
+                compute(variable, scheduler="synchronous")
+            except Exception as found:
+                return _graph_failed(name, start, stop, found)
+        return _graph_failed(", ".join(names), start, stop, error)
 
 
 def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -123,11 +227,14 @@ def native(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(values, dtype=dtype, order="C")
 
 
-def unreadable(where: str, name: str, start: int, stop: int, error: Exception) -> StorageError:
-    """Return the error that names what could not be read."""
-    return StorageError(
-        f"{where}: variable {name!r}, rows {start} to {stop}: cannot be read: "
-        f"{type(error).__name__}: {error}"
+def _where(path: str, name: str, start: int, stop: int) -> str:
+    return f"{path}: variable {name!r}, rows {start} to {stop}"
+
+
+def _graph_failed(name: str, start: int, stop: int, error: Exception) -> StorageError:
+    return BadShardError(
+        f"{_where('dataset', name, start, stop)}: cannot be read: {type(error).__name__}: {error}; "
+        "mend what its graph reads, then `deepstrata resume RUN`"
     )
 
 
@@ -152,8 +259,10 @@ def reader(source: Source, dataset: xr.Dataset, names: Iterable[str] = ()) -> Re
     sample_dim = source.sample_dim or str(dataset.variables[source.features].dims[0])
     chunked = any(dataset.variables[name].chunks is not None for name in kept)
     if isinstance(source, ZarrSource) and not chunked:
-        version = _version(dataset, sample_dim)
-        return ZarrReader(stores.absolute(source.path), source.group, sample_dim, version)
+        path, version = stores.absolute(source.path), _version(dataset, sample_dim)
+        ours = source.group is None and writing.is_complete(path)
+        writer: Literal["other", "deepstrata"] = "deepstrata" if ours else "other"
+        return ZarrReader(path, source.group, sample_dim, version, writer)
     variables = {n: dataset.variables[n].to_base_variable() for n in kept}
     return DatasetReader(xr.Dataset(variables), sample_dim)
 

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 from deepstrata.schemas.errors import DeclarationError, StorageError
 from deepstrata.schemas.runs import RunManifest
-from deepstrata.storage import stores
+from deepstrata.storage import sealed, stores
+from deepstrata.storage.sealed import DamagedError
 
 MANIFEST = "run.json"
 COPY = "run.copy.json"
@@ -67,10 +68,9 @@ def write_manifest(path: str, manifest: RunManifest) -> None:
     Not every remote store replaces a file in one step, so there a copy is written first: whenever
     the process ends, one of the two is whole.
     """
-    text = manifest.to_json().encode()
     if not stores.is_local(path):
-        stores.write_bytes(stores.join(path, COPY), text)
-    stores.write_bytes(manifest_url(path), text)
+        sealed.write_document(stores.join(path, COPY), manifest)
+    sealed.write_document(manifest_url(path), manifest)
     stores.write_bytes(stores.join(path, PIPELINE), manifest.pipeline.to_json().encode())
 
 
@@ -80,18 +80,18 @@ def read_manifest(path: str) -> RunManifest:
     Raises
     ------
     StorageError
-        The directory is not a run.
+        The directory is not a run, or the file is damaged.
     DeclarationError
-        The file is damaged, or of a format version from the future.
+        The file is no JSON any more, or of a format version from the future.
     """
     url = manifest_url(open_run_directory(path))
     try:
-        return RunManifest.from_json(stores.read_bytes(url), where=url)
-    except DeclarationError:
+        return sealed.read_document(RunManifest, url)
+    except (DeclarationError, DamagedError):
         copy = stores.join(stores.absolute(path), COPY)
         if not stores.exists(copy):
             raise
-        return RunManifest.from_json(stores.read_bytes(copy), where=copy)
+        return sealed.read_document(RunManifest, copy)
 
 
 def _mend(path: str) -> None:
@@ -100,8 +100,8 @@ def _mend(path: str) -> None:
     if not (stores.exists(url) and stores.exists(copy)):
         return
     try:
-        RunManifest.from_json(stores.read_bytes(url))
-    except DeclarationError:
+        sealed.read_document(RunManifest, url)
+    except (DeclarationError, DamagedError):
         stores.write_bytes(url, stores.read_bytes(copy))
 
 

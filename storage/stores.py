@@ -18,6 +18,8 @@ import fsspec
 
 from deepstrata.schemas.errors import DeepstrataError, StorageError
 
+LOCAL = ("file://", "local://")  #: fsspec's protocols of this machine's file systems
+
 ADVICE = {
     errno.ENOSPC: "the disk is full: free some space there, or write to another disk",
     errno.EDQUOT: "the disk quota is used up: free some space there, or write to another disk",
@@ -33,12 +35,13 @@ ADVICE = {
 def is_local(url: str | os.PathLike[str]) -> bool:
     """Tell whether ``url`` is a path on this machine's file systems."""
     text = os.fspath(url)
-    return text.startswith("file://") or ("://" not in text and "::" not in text)
+    return text.startswith(LOCAL) or ("://" not in text and "::" not in text)
 
 
 def local(url: str | os.PathLike[str]) -> Path:
     """Return the path of a local ``url``."""
-    return Path(os.fspath(url).removeprefix("file://"))
+    text = os.fspath(url)
+    return Path(next((text.removeprefix(p) for p in LOCAL if text.startswith(p)), text))
 
 
 def absolute(url: str | os.PathLike[str]) -> str:

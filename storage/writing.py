@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from deepstrata.schemas.errors import DeepstrataError, SchemaError, StorageError
 from deepstrata.storage import stores
@@ -210,11 +210,12 @@ def _create_array(
         name,
         shape=variable.shape,
         dtype=dtype,
-        compressors=BloscCodec(cname="lz4", clevel=5),
-        # A shard that was never written is then told from one of zeros.
+        # The checksum goes last, over the bytes that lie on the disk.
+        compressors=(BloscCodec(cname="lz4", clevel=5), Crc32cCodec()),
         fill_value=np.nan if np.dtype(dtype).kind == "f" else None,
         dimension_names=[str(dim) for dim in variable.dims],
         attributes=plain(variable.attrs) | extra,
+        # A shard that was never written is then told from one of fill values.
         config={"write_empty_chunks": True},
         **_chunks(variable, dtype, sample_dim, layout),
     )
@@ -299,17 +300,14 @@ def finish(path: str) -> None:
         missing = {name: n for name, array in arrays.items() if (n := _missing(array))}
     for name, count in missing.items():
         raise StorageError(
-            f"{path}: variable {name!r}: {count} shards were never written (or hold nothing but "
-            "NaN), so the store cannot be completed"
+            f"{path}: variable {name!r}: {count} shards were never written, so the store cannot "
+            "be completed"
         )
     with _writing(path, "group"):
         group.attrs[COMPLETE] = True
 
 
 def _missing(array: zarr.Array[Any]) -> int:
-    # zarr leaves out a sharded chunk of fill values, which only for NaN means that it is missing.
-    if array.shards is not None and array.dtype.kind != "f":
-        return 0
     rows, per_shard = array.shards or array.chunks, array.shape
     shards = int(np.prod([-(-n // r) for n, r in zip(per_shard, rows, strict=True)], dtype=int))
     inner = int(np.prod([s // c for s, c in zip(rows, array.chunks, strict=True)], dtype=int))
@@ -356,10 +354,20 @@ def fill(path: str, dataset: xr.Dataset, sample_dim: str, layout: Layout) -> Non
     samples = dataset.sizes.get(sample_dim, 0)
     for start in range(0, samples, rows):
         block = dataset.isel({sample_dim: slice(start, start + rows)})
-        where = f"{dataset.encoding.get('source', 'dataset')}: rows {start} to {start + rows}"
-        with stores.explained(where, "read"):
-            block = block.compute(scheduler="threads")
-        write_block(path, block, start, sample_dim)
+        write_block(path, _computed(block, path, start), start, sample_dim)
+
+
+def _computed(block: xr.Dataset, path: str, start: int) -> xr.Dataset:
+    try:
+        return block.compute(scheduler="threads")
+    except DeepstrataError:
+        raise
+    except Exception as error:
+        names = ", ".join(str(name) for name in block.variables)
+        raise StorageError(
+            f"{path}: what is to be written cannot be read: variables {names}, rows from {start}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _block_rows(dataset: xr.Dataset, sample_dim: str, layout: Layout) -> int:

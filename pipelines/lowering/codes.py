@@ -3,12 +3,14 @@
 import time
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from deepstrata.ops import backend, models
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel, each_shard, stage_digest
-from deepstrata.pipelines.feeds import Feed, Saved
+from deepstrata.pipelines.events import Notice
+from deepstrata.pipelines.feeds import Feed, Known, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.model import UNIT
@@ -16,8 +18,7 @@ from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Encode
-from deepstrata.storage import stores, writing
-from deepstrata.storage.datasets import open_dataset
+from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.shards import Shard, shard_grid
 
 SAMPLE = "sample"
@@ -31,14 +32,39 @@ def encode_rows(
     layer: int | None,
     path: str,
     name: str,
+    width: int,
 ) -> int:
-    """Write the codes of a run of rows; return how many there are."""
-    x = feeds.load(feed, rows, None).x
-    with measure("compute"):
-        if model is not None and params is not None:
-            x = models.encode(model, params.load(feed.backend), x, layer)
-    writing.write_rows(path, name, rows.start, backend.to_numpy(x))
-    return rows.stop - rows.start
+    """Write the codes of a run of rows; return how many there are.
+
+    They are computed for whole shards, as in training; where one takes no part they stay NaN.
+    """
+    pieces: list[tuple[Shard, np.ndarray[Any, Any] | None]] = []
+    for shard, _, skipped in feed.known or (Known(rows, {}, False),):
+        if skipped:
+            pieces.append((shard, None))
+            continue
+        x = feeds.load(feed, shard, None).x
+        with measure("compute"):
+            if model is not None and params is not None:
+                x = models.encode(model, params.load(feed.backend), x, layer)
+        pieces.append((shard, backend.to_numpy(x)))
+    codes = _cut(rows, width, pieces)
+    writing.write_rows(path, name, rows.start, codes)
+    return rows.rows
+
+
+def _cut(
+    rows: Shard, width: int, pieces: list[tuple[Shard, np.ndarray[Any, Any] | None]]
+) -> np.ndarray[Any, Any]:
+    """Return the codes of some rows from those of the shards that they touch."""
+    if len(pieces) == 1 and pieces[0][1] is not None and pieces[0][0].rows == rows.rows:
+        return pieces[0][1]
+    codes = np.full((rows.rows, width), np.nan, np.float32)
+    for shard, x in pieces:
+        start, stop = max(rows.start, shard.start), min(rows.stop, shard.stop)
+        if x is not None:
+            codes[start - rows.start : stop - rows.start] = x[start - shard.start :][: stop - start]
+    return codes
 
 
 def write_codes(
@@ -63,8 +89,29 @@ def write_codes(
     )
     runs = shard_grid(samples, rows)
     using = (model.model, model.params) if model else (None, None)
-    each_shard(context, stage, encode_rows, runs, (*using, layer, path, name), feed=feed, part=part)
+    arguments = (*using, layer, path, name, width)
+    each_shard(context, stage, encode_rows, runs, arguments, feed=feed, part=part)
     writing.finish(path)
+
+
+def _coordinates(context: Context) -> xr.Dataset:
+    """Return the coordinates of the samples that can be read.
+
+    One that cannot be read where shards are skipped is left out, and the observer told.
+    """
+    coords = context.coords
+    skipped = [known.shard for known in context.feed.known if known.skipped]
+    dim = context.feed.columns.sample_dim
+    for name in list(coords.coords):
+        try:
+            for shard in skipped:
+                coords[name].isel({dim: slice(shard.start, shard.stop)}).load()
+        except Exception as error:
+            coords = coords.drop_vars(str(name))
+            context.observer(
+                Notice(f"coordinate {name!r} is left out of the codes: {type(error).__name__}")
+            )
+    return coords
 
 
 @lower.register
@@ -73,32 +120,24 @@ def _(stage: Encode, context: Context) -> StageRecord:
     key = stage_digest(stage, context.chain, used.key)
     path = stores.absolute(stage.path or stores.join(context.path, "codes.zarr"))
     done = context.finished(stage.name, key)
-    complete = writing.is_complete(path)
-    if done is not None and complete:
+    if done is not None and writing.is_complete(path):
         return done
     started = time.perf_counter()
-    # The process may have ended after the last code was written and before that was recorded.
-    if not complete or _key_in(path) != key:
-        _make_room(context, stage, path, complete)
-        width = models.code_width(used.model, context.visible, stage.layer)
-        attrs = {
-            "long_name": "code",
-            "model": used.model.kind,
-            "pipeline": context.pipeline.name,
-            "key": key,
-        }
-        write_codes(
-            context,
-            stage.name,
-            context.feed,
-            path,
-            "code",
-            width,
-            context.coords,
-            used,
-            stage.layer,
-            attrs,
-        )
+    _make_room(context, stage, path)
+    width = models.code_width(used.model, context.visible, stage.layer)
+    attrs = {"long_name": "code", "model": used.model.kind, "pipeline": context.pipeline.name}
+    write_codes(
+        context,
+        stage.name,
+        context.feed,
+        path,
+        "code",
+        width,
+        _coordinates(context),
+        used,
+        stage.layer,
+        attrs,
+    )
     return StageRecord(
         name=stage.name,
         kind=stage.kind,
@@ -109,18 +148,24 @@ def _(stage: Encode, context: Context) -> StageRecord:
     )
 
 
-def _key_in(path: str) -> str | None:
-    """Return the key of the stage that wrote some codes; None where something else is."""
-    dataset = open_dataset(path, indexes=False)
-    return dataset["code"].attrs.get("key") if "code" in dataset else None
+def _make_room(context: Context, stage: Encode, path: str) -> None:
+    """Remove what this stage wrote before; what somebody else wrote stays.
 
-
-def _make_room(context: Context, stage: Encode, path: str, complete: bool) -> None:
-    """Remove what this stage wrote before; what somebody else wrote stays."""
-    done = context.record(stage.name)
-    own = done is not None and stores.resolved(done.outputs["codes"], context.path) == path
-    if complete and not own:
+    What it is going to write is noted first: a run that dies before the stage is recorded finds its
+    own codes again.
+    """
+    note = stores.join(context.path, "stages", stage.name, "codes.json")
+    if writing.is_complete(path) and path not in _written(context, stage, note):
         raise StorageError(
             f"{path}: exists already; give stage {stage.name!r} another path, or remove it"
         )
+    sealed.write(note, {"path": stores.relative(path, context.path)})
     writing.discard(path, own=stage.path is None)
+
+
+def _written(context: Context, stage: Encode, note: str) -> list[str]:
+    done = context.record(stage.name)
+    found = [done.outputs["codes"]] if done is not None else []
+    if stores.exists(note):
+        found.append(sealed.read(note)["path"])
+    return [stores.resolved(path, context.path) for path in found]

@@ -1,6 +1,5 @@
 """Measuring a trained model."""
 
-import json
 import time
 from functools import reduce
 from typing import Any
@@ -18,7 +17,7 @@ from deepstrata.pipelines.training import RATES
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Evaluate
-from deepstrata.storage import stores
+from deepstrata.storage import sealed, stores
 from deepstrata.storage.shards import Shard
 from deepstrata.storage.splits import PARTS
 
@@ -59,7 +58,7 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
         confusion = found.pop("confusion", None)
         if confusion is not None:
             url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
-            stores.write_bytes(url, json.dumps(np.asarray(confusion).tolist()).encode())
+            sealed.write(url, {"counts": np.asarray(confusion).tolist()})
             outputs[f"confusion_{name}"] = stores.relative(url, context.path)
         metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
     return StageRecord(

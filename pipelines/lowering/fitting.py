@@ -144,7 +144,7 @@ def _store_activations(context: Context, training: Training, feed: Feed) -> Feed
         writing.discard(path, own=True)
         stage, part = training.name.split("/")[0], f"input of {training.part}"
         write_codes(context, stage, feed, path, STORED, width, xr.Dataset(), part=part)
-    return feed._replace(stored=ZarrReader(path, None, SAMPLE), below=())
+    return feed._replace(stored=ZarrReader(path, None, SAMPLE, writer="run"), below=())
 
 
 @lower.register
