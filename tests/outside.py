@@ -15,7 +15,9 @@ import trustme
 from deepstrata.pipelines import environment
 
 SECONDS = 60  #: until a process is given up that should have done something
-WORKER = ("--nthreads", "1", "--no-dashboard", "--local-directory", "scratch")
+#: ``--no-dashboard`` would leave a web server on all interfaces.
+DASHBOARD = ("--dashboard-address", "127.0.0.1:0")
+WORKER = ("--nthreads", "1", "--local-directory", "scratch", *DASHBOARD)
 
 
 def free_port() -> int:
@@ -97,7 +99,7 @@ class Hand:
         return self.log(name).read_text(errors="replace")
 
     def scheduler(self, port: int, *options: str, before: Sequence[str] = ()) -> None:
-        command = ["distributed.cli.dask_scheduler", "--port", str(port), "--no-dashboard"]
+        command = ["distributed.cli.dask_scheduler", "--port", str(port), *DASHBOARD]
         self.start("scheduler", [*command, *options], before)
 
     def worker(
