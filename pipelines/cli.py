@@ -14,12 +14,12 @@ import deepstrata
 from deepstrata.schemas.errors import DeepstrataError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
     from deepstrata.pipelines.run import Run
     from deepstrata.schemas.pipelines import Pipeline
 
-DEBUG, RUN = "deepstrata.debug", "deepstrata.run"
+DEBUG, RUN, TLS = "deepstrata.debug", "deepstrata.run", "deepstrata.tls"
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 BAD_INPUT, DIFFERENT, INTERRUPTED = 2, 1, 130
 
@@ -140,6 +140,23 @@ json_option = click.option(
     is_flag=True,
     help="Write one JSON object to the last line of standard output, all else to standard error.",
 )
+
+
+def _remember_tls(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta.setdefault(TLS, {})[str(option.name).removeprefix("tls_")] = value
+
+
+def _tls_option(name: str, text: str) -> Callable[[Any], Any]:
+    return click.option(name, metavar="FILE", expose_value=False, callback=_remember_tls, help=text)
+
+
+tls_options = _options(
+    _tls_option("--tls-ca", "Certificate authority (PEM) of a tls:// cluster. What is not given "
+                "is taken from Dask's configuration."),
+    _tls_option("--tls-cert", "Certificate (PEM) of this client, signed by that authority."),
+    _tls_option("--tls-key", "Its key (PEM), if it is not in the same file."),
+)  # fmt: skip
 cluster_options = _options(
     click.option(
         "--cluster",
@@ -147,7 +164,7 @@ cluster_options = _options(
         show_default=True,
         metavar="local|threads|cuda|ADDRESS",
         help="Worker processes on this machine, threads of this process, a worker for each GPU, "
-        "or the address of a running scheduler.",
+        "or the address of a running scheduler, tcp:// or tls://.",
     ),
     click.option(
         "--workers",
@@ -156,6 +173,7 @@ cluster_options = _options(
         help="Workers (or threads) to start; one for each core by default. "
         "Their number never changes a result.",
     ),
+    tls_options,
 )
 
 
@@ -454,6 +472,7 @@ def verify(context: click.Context, first: str, second: str) -> None:
 """
 )
 @click.option("--cluster", metavar="ADDRESS", help="Look at the workers of this scheduler.")
+@tls_options
 @click.pass_context
 def doctor(context: click.Context, cluster: str | None) -> None:
     """Check this machine, its packages and a cluster.
@@ -463,7 +482,10 @@ def doctor(context: click.Context, cluster: str | None) -> None:
     from deepstrata.pipelines.doctor import examine
     from deepstrata.pipelines.report.terminal import checks_table, console_for
 
-    checks = list(examine(cluster))
+    security = _security()
+    if security is not None and cluster is None:
+        raise click.UsageError("--tls-ca, --tls-cert and --tls-key are for --cluster tls://...")
+    checks = list(examine(cluster, security))
     console_for(sys.stdout).print(checks_table(checks))
     if any(check.status == "fail" for check in checks):
         context.exit(DIFFERENT)
@@ -497,12 +519,22 @@ def _carry_out(
     from deepstrata.pipelines.report.terminal import console_for, results_table, summary
 
     click.get_current_context().meta[RUN] = path
-    with observer_for(sys.stderr) as observer, connected(cluster, workers) as client:
+    with (
+        observer_for(sys.stderr) as observer,
+        connected(cluster, workers, security=_security(), observer=observer) as client,
+    ):
         done = work(client, observer)
     table = results_table(done.manifest, path, _report_of(done, path))
     console_for(sys.stderr if as_json else sys.stdout).print(table)
     if as_json:
         click.echo(json.dumps(summary(done.manifest, done.path)))
+
+
+def _security() -> "Security | None":
+    """Return what the options for TLS say."""
+    from deepstrata.pipelines.scheduler import security_from
+
+    return security_from(**click.get_current_context().meta.get(TLS, {}))
 
 
 def _report_of(run: "Run", path: str) -> str | None:

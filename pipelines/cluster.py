@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,11 +14,15 @@ from distributed import (
     LocalCluster,
     Scheduler,
     SchedulerPlugin,
+    Security,
     Worker,
     WorkerPlugin,
 )
+from distributed.versions import VersionMismatchWarning
 
-from deepstrata.pipelines import environment
+from deepstrata.pipelines import environment, scheduler
+from deepstrata.pipelines.events import Event, Notice, Observer
+from deepstrata.pipelines.versions import check_versions
 from deepstrata.schemas.errors import ClusterError
 from deepstrata.storage import stores
 
@@ -119,53 +124,99 @@ def _cuda(workers: int | None) -> Any:
 STARTERS = {"local": _local, "threads": _threads, "cuda": _cuda}
 
 
+class ClusterWarning(UserWarning):
+    """Something about a cluster that a person should know, where no observer is told of it."""
+
+
+def warn(event: Event) -> None:
+    """Observe notices as Python's warnings do."""
+    if isinstance(event, Notice):
+        warnings.warn(event.text, ClusterWarning, stacklevel=3)
+
+
 @contextmanager
-def connect(cluster: str = "local", workers: int | None = None) -> Iterator[Client]:
+def connect(
+    cluster: str = "local",
+    workers: int | None = None,
+    *,
+    security: Security | None = None,
+    observer: Observer = warn,
+) -> Iterator[Client]:
     """Start a local cluster, or connect to the scheduler at an address, and yield a client.
 
     Parameters
     ----------
     cluster
         ``local`` (processes), ``threads`` (this process), ``cuda`` (one worker per GPU), or the
-        address of a scheduler such as ``tcp://10.0.0.1:8786``.
+        address of a scheduler such as ``tcp://10.0.0.1:8786`` or ``tls://10.0.0.1:8786``.
     workers
         Processes or threads to start; one per core by default. Not for an address.
+    security
+        Certificates for a ``tls://`` address; by default those of Dask's configuration.
+    observer
+        Told when the connection is not encrypted; by default a warning is given.
 
     Raises
     ------
     ClusterError
-        No scheduler answers within ten seconds, or GPU packages are missing.
+        The address or a certificate is wrong, no scheduler answers within ten seconds, or GPU
+        packages are missing.
     """
-    if cluster in STARTERS:
-        settings = {
-            "distributed.nanny.pre-spawn-environ": {
-                **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
-                **environment.ALLOCATOR,
-            }
-        }
-        with (
-            dask.config.set(settings),
-            STARTERS[cluster](workers) as started,
-            Client(started) as client,
-        ):
+    if cluster not in STARTERS:
+        with _existing(cluster, workers, security, observer) as client:
             yield client
         return
-    if "://" not in cluster and ":" not in cluster:
+    if security is not None:
+        raise ClusterError(
+            f"--cluster {cluster} listens on this machine only and takes no certificates; "
+            "they are for a tls:// address"
+        )
+    settings = {
+        "distributed.nanny.pre-spawn-environ": {
+            **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
+            **environment.ALLOCATOR,
+        }
+    }
+    with (
+        dask.config.set(settings),
+        STARTERS[cluster](workers) as started,
+        Client(started) as client,
+    ):
+        yield client
+
+
+def _existing(
+    cluster: str, workers: int | None, security: Security | None, observer: Observer
+) -> Client:
+    """Return a client of a scheduler that somebody else started."""
+    if ":" not in cluster:
         raise ClusterError(
             f"--cluster {cluster!r}: expected {', '.join(KINDS)}, or the address of a scheduler "
             "such as tcp://127.0.0.1:8786"
         )
+    address = scheduler.parse(cluster)
     if workers is not None:
         raise ClusterError("--workers starts local workers; a running cluster has its own")
+    if address is not None:
+        security = scheduler.prepare(address, security, CONNECT_SECONDS)
+        if not scheduler.is_private(address):
+            observer(
+                Notice(
+                    f"the connection to {address} is not encrypted: whoever reaches this scheduler "
+                    "runs code on its workers; use tls:// (see SECURITY.md)"
+                )
+            )
     try:
-        client = Client(cluster, timeout=CONNECT_SECONDS)
-    except (OSError, TimeoutError, ValueError) as error:
+        with warnings.catch_warnings():
+            # ``check`` says it, with the addresses.
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            return Client(cluster, timeout=CONNECT_SECONDS, security=security)
+    except TypeError as error:  # a worker does not know what a scheduler is asked
         raise ClusterError(
-            f"no scheduler answers at {cluster} within {CONNECT_SECONDS} seconds ({error}); "
-            "is the address right, and is `dask scheduler` running there?"
+            f"what listens at {cluster} is no scheduler; is it a worker's address? ({error})"
         ) from None
-    with client:
-        yield client
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise scheduler.unanswered(cluster, CONNECT_SECONDS, error) from None
 
 
 def dashboard(client: Client) -> str | None:
@@ -178,14 +229,19 @@ def dashboard(client: Client) -> str | None:
     return f"http://{server.address}:{server.port}/status" if server is not None else None
 
 
-def check(client: Client) -> dict[str, Any]:
+def check(client: Client, observer: Observer = warn) -> dict[str, Any]:
     """Prepare the workers and check that they run the same code; return one's description.
+
+    Parameters
+    ----------
+    observer
+        Told of other versions that may do harm; by default a warning is given.
 
     Raises
     ------
     ClusterError
-        There are no workers, one has no deepstrata or another version, or two of them would
-        compute different bits.
+        There are no workers, one has no deepstrata or another version of it, of Dask or of Python,
+        or two of them would compute different bits.
     """
     try:
         client.wait_for_workers(1, timeout=CONNECT_SECONDS)
@@ -194,6 +250,7 @@ def check(client: Client) -> dict[str, Any]:
             f"the cluster at {address_of(client)} has no workers; start some with: "
             f"dask worker {address_of(client)}"
         ) from None
+    check_versions(client, observer)
     for address, there in sorted(client.run(_finder()).items()):
         if not there:
             raise ClusterError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Literal, NamedTuple
 
+from deepstrata.pipelines.events import ignore
 from deepstrata.pipelines.report.numbers import duration, size
 from deepstrata.schemas.errors import DeepstrataError
 
@@ -35,17 +36,19 @@ class Check(NamedTuple):
     advice: str = ""
 
 
-def examine(cluster: str | None = None) -> Iterator[Check]:
+def examine(cluster: str | None = None, security: Any = None) -> Iterator[Check]:
     """Yield one check after the other; the last ones look at a cluster.
 
     Parameters
     ----------
     cluster
         Address of a scheduler whose workers are looked at; by default a worker is started here.
+    security
+        Certificates for a ``tls://`` address (``distributed.Security``).
     """
     for check in (packages, blas, zarrs, machine, extras):
         yield from check()
-    yield from local_cluster() if cluster is None else remote_cluster(cluster)
+    yield from local_cluster() if cluster is None else remote_cluster(cluster, security)
 
 
 def packages() -> Iterator[Check]:
@@ -216,12 +219,14 @@ def local_cluster() -> Iterator[Check]:
     yield from _workers(found)
 
 
-def remote_cluster(address: str) -> Iterator[Check]:
+def remote_cluster(address: str, security: Any = None) -> Iterator[Check]:
     """Compare the workers of a running cluster with this process."""
-    from deepstrata.pipelines import cluster
+    from deepstrata.pipelines import cluster, versions
 
+    notices: list[Any] = []
     try:
-        with cluster.connect(address) as client:
+        with cluster.connect(address, security=security, observer=notices.append) as client:
+            versions.check_versions(client, ignore)
             found = _describe(client)
     except ImportError as error:
         advice = f"install deepstrata {_version('deepstrata')} where the workers are started"
@@ -234,6 +239,7 @@ def remote_cluster(address: str) -> Iterator[Check]:
         yield Check("cluster", "fail", f"{address} has no workers", f"dask worker {address}")
         return
     yield Check("cluster", "ok", f"{len(found)} worker(s) at {address}")
+    yield from (Check("encryption", "warn", notice.text) for notice in notices)
     yield from _workers(found)
 
 
@@ -279,7 +285,7 @@ def _workers(found: dict[str, Any]) -> Iterator[Check]:
     }
     versions = {address: there["notes"] | theirs[address] for address, there in found.items()}
     arithmetic = {address: there["bits"] for address, there in found.items()}
-    must = ("deepstrata", "code of deepstrata")
+    must = ("deepstrata", "code of deepstrata", "dask", "distributed")
     yield _compare("worker versions", mine["notes"] | code, versions, must)
     yield _compare("worker arithmetic", mine["bits"], arithmetic, tuple(mine["bits"]))
     yield _allocator(found, environment.ALLOCATOR)
@@ -323,6 +329,6 @@ def _allocator(found: dict[str, Any], wanted: dict[str, str]) -> Check:
         "worker allocator",
         "warn",
         f"{len(set(slow))} of {len(found)} workers give memory back at every free ({slow[0]})",
-        "tasks may take twice as long; start the workers with "
-        f'DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON="{wanted}"',
+        "tasks may take twice as long; start the workers with these variables in their "
+        f"environment: {' '.join(f'{name}={value}' for name, value in wanted.items())}",
     )

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
+from typing import Any
 
 from distributed import Client
 
@@ -12,15 +13,15 @@ from deepstrata.pipelines import cluster as clusters
 
 
 @contextmanager
-def connected(cluster: str, workers: int | None) -> Iterator[Client]:
+def connected(cluster: str, workers: int | None, **settings: Any) -> Iterator[Client]:
     """Yield a client as ``cluster.connect`` does, and keep its workers quiet after Ctrl-C."""
     if cluster not in clusters.KINDS:
-        with clusters.connect(cluster, workers) as client:
+        with clusters.connect(cluster, workers, **settings) as client:
             yield client
         return
     with ExitStack() as stack:
         with workers_ignore_interrupts():
-            client = stack.enter_context(clusters.connect(cluster, workers))
+            client = stack.enter_context(clusters.connect(cluster, workers, **settings))
         try:
             yield client
         except KeyboardInterrupt:

@@ -66,7 +66,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, bars_path: str) -> list[dict[str, An
     calls: list[dict[str, Any]] = []
 
     @contextmanager
-    def connect(kind: str, workers: int | None) -> Iterator[SimpleNamespace]:
+    def connect(kind: str, workers: int | None, **_: object) -> Iterator[SimpleNamespace]:
         calls.append({"cluster": kind, "workers": workers})
         yield CLIENT
 
@@ -273,7 +273,7 @@ def test_doctor_tells_by_its_status(
     status: Any, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks = [doctor.Check("[bold]thing", status, "found", "do this")]
-    monkeypatch.setattr(doctor, "examine", lambda cluster: iter(checks))
+    monkeypatch.setattr(doctor, "examine", lambda *_: iter(checks))
     result = call("doctor")
     assert result.exit_code == code
     for shown in (status, "[bold]thing", "found", "do this"):

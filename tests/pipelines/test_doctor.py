@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from distributed.versions import get_versions
 
 from deepstrata.pipelines import cluster, doctor, environment
 from deepstrata.schemas.errors import ClusterError
@@ -83,7 +84,7 @@ def test_a_cluster_that_does_not_start_is_a_failure(monkeypatch: pytest.MonkeyPa
 
 
 def test_no_scheduler_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    def connect(address: str) -> None:
+    def connect(address: str, **_: object) -> None:
         raise ClusterError(f"no scheduler answers at {address}")
 
     monkeypatch.setattr(cluster, "connect", connect)
@@ -99,14 +100,16 @@ class Elsewhere:
         self.workers = {f"tcp://w{i}": worker for i, worker in enumerate(workers)}
 
     def __enter__(self) -> SimpleNamespace:
-        return SimpleNamespace(run=lambda _: self.workers)
+        here = get_versions()
+        versions = {"client": here, "scheduler": here, "workers": {}}
+        return SimpleNamespace(run=lambda _: self.workers, get_versions=lambda packages: versions)
 
     def __exit__(self, *_: object) -> None:
         pass
 
 
 def examine(monkeypatch: pytest.MonkeyPatch, *workers: dict[str, Any]) -> dict[str, doctor.Check]:
-    monkeypatch.setattr(cluster, "connect", lambda _: Elsewhere(*workers))
+    monkeypatch.setattr(cluster, "connect", lambda _, **settings: Elsewhere(*workers))
     return {check.name: check for check in doctor.remote_cluster("tcp://x:1")}
 
 
@@ -163,7 +166,7 @@ def test_a_worker_without_deepstrata_is_a_failure(monkeypatch: pytest.MonkeyPatc
     def describe(_: object) -> None:
         raise ModuleNotFoundError("No module named 'deepstrata'")
 
-    monkeypatch.setattr(cluster, "connect", lambda _: Elsewhere())
+    monkeypatch.setattr(cluster, "connect", lambda _, **settings: Elsewhere())
     monkeypatch.setattr(doctor, "_describe", describe)
     (check,) = doctor.remote_cluster("tcp://x:1")
     assert check.status == "fail"
