@@ -178,7 +178,7 @@ class DaskExecutor:
             return None
         try:
             client.wait_for_workers(1, timeout=max(end - time.monotonic(), RETRY_SECONDS))
-            cluster.check(client)
+            cluster.check(client, self.observer)
         except (OSError, TimeoutError):
             client.close()
             return None

@@ -221,7 +221,7 @@ def _watched(observer: Observer | None) -> Iterator[Observer]:
 def _cluster(client: Client | None, observer: Observer) -> Iterator[Cluster]:
     """Yield the caller's Dask cluster or one that is started, prepared and checked."""
     with nullcontext(client) if client is not None else cluster.connect() as session:
-        description = cluster.check(session)
+        description = cluster.check(session, observer)
         address = cluster.dashboard(session)
         if address:
             observer(Notice(f"dashboard: {address}"))

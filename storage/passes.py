@@ -19,14 +19,14 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from deepstrata.schemas.errors import SchemaError
+from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.storage import stores, writing
 from deepstrata.storage.codecs import fast_codecs
 from deepstrata.storage.covering import decoded_rows
 from deepstrata.storage.datasets import COMPLETE
 from deepstrata.storage.encoding import row_bytes
 from deepstrata.storage.layout import Layout
-from deepstrata.storage.readers import native, unreadable
+from deepstrata.storage.readers import native
 
 MOST_READS = 3  #: times that a chunk is decoded before an intermediate store is cheaper
 SHARD_COPIES = 4  #: of a shard that is written: collected, encoded, compressed, and a spare one
@@ -130,7 +130,10 @@ class Rows(NamedTuple):
             # xarray would transpose before it reads, and then read number by number.
             return native(np.moveaxis(self.variable[tuple(key)].values, self.axis, 0))
         except Exception as error:
-            raise unreadable(self.where, self.name, start, stop, error) from error
+            raise StorageError(
+                f"{self.where}: variable {self.name!r}, rows {start} to {stop}: cannot be read: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def pieces_of(

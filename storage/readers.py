@@ -98,8 +98,11 @@ class ZarrReader:
         arrays = {}
         for name in names:
             try:
-                rows = dataset[name].isel({self.sample_dim: slice(start, stop)})
-                arrays[name] = native(rows.transpose(self.sample_dim, ...).values)
+                variable = dataset[name].variable
+                rows = variable.isel({self.sample_dim: slice(start, stop)})
+                # xarray would transpose before it reads, and then read number by number.
+                axis = variable.dims.index(self.sample_dim)
+                arrays[name] = native(np.moveaxis(rows.values, axis, 0))
             except DeepstrataError:
                 raise
             except Exception as error:
