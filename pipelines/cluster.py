@@ -20,7 +20,7 @@ from distributed import (
 )
 from distributed.versions import VersionMismatchWarning
 
-from deepstrata.pipelines import environment, scheduler
+from deepstrata.pipelines import environment, room, scheduler
 from deepstrata.pipelines.events import Event, Notice, Observer
 from deepstrata.pipelines.versions import check_versions
 from deepstrata.schemas.errors import ClusterError
@@ -30,18 +30,36 @@ CONNECT_SECONDS = 10
 DASHBOARD_PORT = 8787
 PROMPT_WORKERS = 16  #: up to so many, messages are sent at once
 QUIET = logging.CRITICAL  #: what fails in a task is raised in the client and said there, once
+#: What a run holds is bounded by its plan: to spill is slow, and to pause is to hang.
+STEADY = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
+LOGGER = logging.getLogger("deepstrata")
 KINDS = ("local", "threads", "cuda")
 
 
 class Prepare(WorkerPlugin):
-    """Gives every worker, also one that joins later, one BLAS thread a task; makes it prompt."""
+    """Gives every worker, also one that joins later, one BLAS thread a task; makes it prompt.
 
-    name, idempotent = "deepstrata", True
+    Parameters
+    ----------
+    expected
+        What the workers that are checked say of themselves: one that joins later and would compute
+        other bits is closed before it is given a task.
+    """
+
+    name = "deepstrata"
+
+    def __init__(self, expected: dict[str, Any] | None = None) -> None:
+        self.expected = expected
 
     def setup(self, worker: Worker) -> None:
         """Set the limit; send what is done at once."""
         self._limits = environment.limit_blas(1)
+        room.set_room(worker)
         send_at_once(getattr(worker, "batched_stream", None))
+        found = self.expected and _difference(self.expected, environment.describe())
+        if found:
+            LOGGER.error("worker %s would compute other bits and is closed: %s", worker.name, found)
+            worker.loop.add_callback(worker.close, reason=found, nanny=True)
 
     def teardown(self, worker: Worker) -> None:
         """Put the process back as it was."""
@@ -175,7 +193,8 @@ def connect(
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
             **environment.ALLOCATOR,
-        }
+        },
+        **STEADY,
     }
     with (
         dask.config.set(settings),
@@ -271,14 +290,24 @@ def check(client: Client, observer: Observer = warn) -> dict[str, Any]:
                 f"worker {address} runs deepstrata {theirs} (code {other['code'][:12]}), this is "
                 f"{ours} (code {mine['code'][:12]}): install the same on both"
             )
-        for what, value in first["bits"].items():
-            if other["bits"].get(what) != value:
-                raise ClusterError(
-                    f"workers would compute different bits: {what} is {value!r} on "
-                    f"{first_address} and {other['bits'].get(what)!r} on {address}"
-                )
+        difference = _difference(first, other)
+        if difference:
+            raise ClusterError(
+                f"workers would compute different bits: {first_address} and {address}: {difference}"
+            )
+    client.register_plugin(Prepare(first))
     description: dict[str, Any] = first
     return description
+
+
+def _difference(first: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """Say what lets a worker compute other bits than another, if anything."""
+    for what, value in first["bits"].items():
+        if other["bits"].get(what) != value:
+            return f"{what} is {value!r} and {other['bits'].get(what)!r}"
+    if first["code"] != other["code"]:
+        return f"deepstrata's code is {first['code'][:12]} and {other['code'][:12]}"
+    return None
 
 
 def _finder() -> Callable[[], bool]:

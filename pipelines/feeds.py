@@ -4,6 +4,7 @@ A feed is a frozen value that travels inside tasks; parameters of layers and sta
 data reach a task as files of the run, loaded once per process.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -15,6 +16,7 @@ from deepstrata.ops import backend, models, preprocess
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch, shuffle
 from deepstrata.ops.preprocess import Affine
+from deepstrata.pipelines import room
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import BadShardError, DataError
@@ -176,6 +178,7 @@ def load(
     DataError
         NaN or infinity where no mask hides it; values that the units cannot take.
     """
+    room.check(shard, shard.rows * _row_bytes(feed))
     with measure("wait"):
         values = read(feed, shard)
         rows = np.arange(shard.rows)
@@ -201,6 +204,12 @@ def load(
             x = xp.take(x, backend.device_array(rows, feed.backend), axis=0)
     mask = None if mask is None else backend.device_array(mask, feed.backend)
     return Batch(shard.start + rows, x, labels, mask, scaling)
+
+
+def _row_bytes(feed: Feed) -> int:
+    """Return the bytes that reading a sample takes: as stored, as float32, and put in order."""
+    visible = math.prod(feed.columns.feature_shape)
+    return visible * (np.dtype(feed.columns.dtype).itemsize + 8)
 
 
 def load_mixed(pieces: Sequence[tuple[Feed, Shard]], order: Key) -> Batch:

@@ -10,7 +10,7 @@ Nothing is packed: what is read back has the type and the bits of what was writt
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import dask.array as da
 import numpy as np
@@ -210,8 +210,7 @@ def _create_array(
         name,
         shape=variable.shape,
         dtype=dtype,
-        # The checksum goes last, over the bytes that lie on the disk.
-        compressors=(BloscCodec(cname="lz4", clevel=5), Crc32cCodec()),
+        compressors=_compressors(np.dtype(dtype)),
         fill_value=np.nan if np.dtype(dtype).kind == "f" else None,
         dimension_names=[str(dim) for dim in variable.dims],
         attributes=plain(variable.attrs) | extra,
@@ -221,6 +220,13 @@ def _create_array(
     )
     if sample_dim not in variable.dims:
         array[...] = encoded(np.asarray(variable.values), extra)
+
+
+def _compressors(dtype: np.dtype[Any]) -> tuple[BloscCodec, Crc32cCodec]:
+    """Return the default codecs: the checksum goes last, over the bytes that lie on the disk."""
+    # Of one-byte numbers Blosc would shuffle the bits: pictures get larger by it, and slower.
+    shuffle: Literal["noshuffle", "shuffle"] = "noshuffle" if dtype.itemsize == 1 else "shuffle"
+    return BloscCodec(cname="lz4", clevel=5, shuffle=shuffle), Crc32cCodec()
 
 
 def _chunks(variable: xr.Variable, dtype: Any, sample_dim: str, layout: Layout) -> dict[str, Any]:
