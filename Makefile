@@ -36,7 +36,7 @@ types: $(VENV)/.ready
 	MYPYPATH=.pkg $(BIN)/mypy -p deepstrata
 
 bench: $(VENV)/.ready
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks
 
 clean:
 	rm -rf $(VENV) .pkg runs build dist
