@@ -37,7 +37,7 @@ from tests.benchmarks.stores import GIB, MIB, VISIBLE
 
 HIDDEN, BATCH, WORKERS = 1000, 100, 2
 ROUNDS_A_GROUP = 4
-TIMES = 8  #: data over memory limit
+TIMES = 8.0  #: data over memory limit
 REPEATS = 1
 MEMORY = "/dev/shm"
 FILES, HELD, FEWER = "Zarr on disk", "in memory", "Zarr, an eighth"
@@ -134,13 +134,13 @@ def shard_rows(samples: int) -> int:
 def prepare(given: Any, stack: ExitStack) -> tuple[dict[str, tuple[Pipeline, Any]], str]:
     """Write what is read and return the contenders, and a folder for their runs."""
     folder = stack.enter_context(tempfile.TemporaryDirectory(dir=given.folder))
-    size = 32 * MIB if given.quick else int(TIMES * given.memory * GIB)
-    stores.check_free(folder, size + size // TIMES)
+    size = 32 * MIB if given.quick else int(given.times * given.memory * GIB)
+    stores.check_free(folder, size + size // 8)
     samples = size // (4 * VISIBLE)
     shard = shard_rows(samples)
     first = stores.scaled_pictures(shard)
     contenders: dict[str, tuple[Pipeline, Any]] = {}
-    for name, rows in ((FILES, samples), (FEWER, samples // TIMES)):
+    for name, rows in ((FILES, samples), (FEWER, samples // 8)):
         path = f"{folder}/{rows}.zarr"
         stores.write_zarr(path, first, rows)
         contenders[name] = (pipeline(path, shard), None)
@@ -152,7 +152,7 @@ def prepare(given: Any, stack: ExitStack) -> tuple[dict[str, tuple[Pipeline, Any
     else:
         print(f"no {MEMORY}: nothing is held in memory for comparison")
     size_text = f"{samples * 4 * VISIBLE / GIB:.2f} GiB in {-(-samples // shard)} shards"
-    print(f"{samples:,} rows, {size_text}; an eighth: {samples // TIMES:,}", flush=True)
+    print(f"{samples:,} rows, {size_text}; an eighth: {samples // 8:,}", flush=True)
     return contenders, folder
 
 
@@ -160,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = measuring.parser(__doc__, REPEATS)
     parser.add_argument("--memory", type=float, default=1.0, help="GiB of a worker; by default 1")
+    parser.add_argument("--times", type=float, default=TIMES, help="data over that; by default 8")
     given = parser.parse_args(argv)
     workers, limit = 1 if given.quick else WORKERS, int(given.memory * GIB)
     measuring.begin(f"{workers} workers of {given.memory:g} GiB, CD-1 {VISIBLE} x {HIDDEN}")

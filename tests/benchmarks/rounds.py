@@ -43,7 +43,7 @@ STRATEGIES: dict[str, Callable[[int], Strategy]] = {
     "LocalSteps": lambda shards: LocalSteps(batch=1, steps=1, shards=shards),
 }
 REPEATS = 3
-LARGEST = 2e9  #: bytes of one copy of the parameters for each worker
+LARGEST = 8e8  #: bytes of one copy of the parameters for each worker
 SHARE = 0.05  #: of a round that may be spent on anything but computing
 
 
@@ -54,8 +54,9 @@ def megabytes(size: tuple[int, int]) -> float:
 
 
 def how_many(workers: int, size: tuple[int, int]) -> int:
-    """Return how many rounds take about two seconds."""
-    return int(min(200, max(10, 3000 / workers / (1 + megabytes(size)))))
+    """Return how many rounds take about a second: a task takes some 1.5 ms, and 3 ms a MB."""
+    seconds = 1e-3 * workers * (1.5 + 3 * megabytes(size))
+    return round(min(200, max(4, 1 / seconds)))
 
 
 @contextmanager
@@ -133,13 +134,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     measuring.begin("rounds with one sample a shard, one shard a worker, workers in one process")
     all_workers, sizes = (WORKERS[:2], SIZES[:2]) if given.quick else (WORKERS, SIZES)
     count = measuring.repeats(given, REPEATS)
-    found = {
-        workers: {
-            name: statistics.median(rates)
-            for name, rates in measure(workers, sizes, count, given.quick, given.folder).items()
-        }
-        for workers in all_workers
-    }
+    found: dict[int, dict[str, float]] = {}
+    for workers in all_workers:
+        rates = measure(workers, sizes, count, given.quick, given.folder)
+        found[workers] = {name: statistics.median(values) for name, values in rates.items()}
+        print(f"{workers} workers measured, load {measuring.load()}", flush=True)
     print("rounds/s, by megabytes of parameters")
     for name in STRATEGIES:
         head = (f"{name}, workers", *(f"{megabytes(size):.1f} MB" for size in sizes))
