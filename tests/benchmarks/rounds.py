@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import dask
 import dask.array as da
 import xarray as xr
 from distributed import Client, LocalCluster
@@ -61,12 +62,18 @@ def how_many(workers: int, size: tuple[int, int]) -> int:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[Client]:
-    """Start workers as threads of this process."""
+    """Start workers as threads of this process.
+
+    Each would take the process's memory for its own and pause, and would look at all threads a
+    hundred times a second for its profile: on machines of their own they do neither.
+    """
     with (
+        dask.config.set({"distributed.worker.profile.enabled": False}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
             processes=False,
+            memory_limit=0,
             dashboard_address="127.0.0.1:0",
             worker_dashboard_address="127.0.0.1:0",
             silence_logs=QUIET,
