@@ -38,7 +38,7 @@ types: $(VENV)/.ready
 	MYPYPATH=.pkg $(BIN)/mypy -p deepstrata
 
 bench: $(VENV)/.ready
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks
 
 simulate: $(VENV)/.ready
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2

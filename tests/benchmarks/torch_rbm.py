@@ -2,6 +2,8 @@
 
 ``synchronous`` sums the gradient of every step over both processes; ``average`` lets each take its
 own steps and averages the weights after every shard, as ``LocalSteps`` does. Prints examples/s.
+
+``python torch_rbm.py MODE ROWS``, with the rows of a shard.
 """
 
 import os
@@ -12,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-VISIBLE, HIDDEN, BATCH, SHARD, ROUNDS = 784, 1000, 100, 4000, 4
+VISIBLE, HIDDEN, BATCH, ROUNDS = 784, 1000, 100, 4
 RATE, MOMENTUM = 0.05, 0.5
 
 
@@ -31,13 +33,13 @@ def step(
     )
 
 
-def work(rank: int, mode: str, port: int) -> None:
+def work(rank: int, mode: str, shard: int, port: int) -> None:
     """Train on this process's share."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=2)
     torch.manual_seed(rank)
-    x = torch.rand(SHARD, VISIBLE) * (torch.rand(SHARD, VISIBLE) < 0.2)
+    x = torch.rand(shard, VISIBLE) * (torch.rand(shard, VISIBLE) < 0.2)
     params = [
         torch.randn(VISIBLE, HIDDEN) * 0.01,
         torch.zeros(VISIBLE),
@@ -46,7 +48,7 @@ def work(rank: int, mode: str, port: int) -> None:
     velocity = [torch.zeros_like(p) for p in params]
     # Two processes share a synchronous batch, so that a step sees BATCH samples in either mode.
     size = BATCH // 2 if mode == "synchronous" else BATCH
-    rows = SHARD if mode == "average" else SHARD // 2
+    rows = shard if mode == "average" else shard // 2
     for r in range(ROUNDS + 1):
         if r == 1:
             dist.barrier()
@@ -70,4 +72,4 @@ def work(rank: int, mode: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    mp.spawn(work, (sys.argv[1], 29500 + os.getpid() % 1000), nprocs=2)
+    mp.spawn(work, (sys.argv[1], int(sys.argv[2]), 29500 + os.getpid() % 1000), nprocs=2)
