@@ -193,7 +193,6 @@ class Game:
         )
         data, observer = self.world.data, self.watch.event
         if not stores.exists(runs.manifest_url(PATH)):
-            stores.exists(PATH) and stores.remove(PATH)
             engine.begin(runs.check_free(PATH), self.pipeline, there, data, observer)
             return
         path = runs.open_run_directory(PATH)
