@@ -33,12 +33,18 @@ def check_free(path: str) -> str:
         There is something in it already.
     """
     url = stores.absolute(path)
-    if stores.exists(url) and (stores.is_file(url) or stores.children(url)):
+    if stores.exists(url) and (stores.is_file(url) or _used(url)):
         raise StorageError(
             f"{path}: exists already; choose another --out, remove it, or go on with it: "
             f"deepstrata resume {path}"
         )
     return url
+
+
+def _used(url: str) -> bool:
+    """Tell whether a directory holds more than a run that ended before ``run.json`` was there."""
+    begun = {LOCK, COPY}
+    return any(n not in begun and not n.endswith(".part") for n in stores.children(url))
 
 
 def open_run_directory(path: str) -> str:

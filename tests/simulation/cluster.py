@@ -153,7 +153,8 @@ class _Job:
         return [self.values[i] for i in self.outputs]
 
     def _name(self, i: int) -> str:
-        name, *place = self.tasks[i].key
+        key: Any = self.tasks[i].key
+        name, *place = key
         return " ".join([name.rpartition("-")[0], *map(str, place)])
 
     def _after(self, delay: float, action: Callable[[], None]) -> None:

@@ -193,7 +193,6 @@ class Game:
         )
         data, observer = self.world.data, self.watch.event
         if not stores.exists(runs.manifest_url(PATH)):
-            stores.exists(PATH) and stores.remove(PATH)
             engine.begin(runs.check_free(PATH), self.pipeline, there, data, observer)
             return
         path = runs.open_run_directory(PATH)
@@ -283,8 +282,8 @@ def _each_sample_once(result: Result, pipeline: Any) -> None:
         history = result.history[names[seed]]["round"]
         used.setdefault((names[seed], int(history[index]["epoch"])), []).extend(rows)
     (inspected,) = (metrics for name, _, _, metrics, _ in result.stages if name == "inspect")
-    for epoch, rows in used.items():
-        if len(set(rows)) != len(rows) or len(rows) != inspected["train_samples"]:
-            raise Failure(f"{epoch}: samples are not used once: {sorted(rows)}")
-    if len(used) != 4 or len({frozenset(rows) for rows in used.values()}) != 1:
+    for epoch, samples in used.items():
+        if len(set(samples)) != len(samples) or len(samples) != inspected["train_samples"]:
+            raise Failure(f"{epoch}: samples are not used once: {sorted(samples)}")
+    if len(used) != 4 or len({frozenset(samples) for samples in used.values()}) != 1:
         raise Failure(f"expected the same samples in 4 epochs, found {used}")

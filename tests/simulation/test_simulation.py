@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepstrata.ops import partials
 from deepstrata.ops.partials import Partial
 from deepstrata.pipelines import feeds, strategies
 from deepstrata.schemas.trees import tree_map
@@ -78,8 +79,8 @@ def test_a_merge_that_depends_on_the_worker_is_found(
 ) -> None:
     calls = count()
 
-    def merge(*partials: Partial) -> Partial:
-        whole = strategies.merge(*partials)
+    def merge(*contributions: Partial) -> Partial:
+        whole = partials.merge(*contributions)
         scale = np.float32(1 + 1e-6 * (next(calls) % 2))
         return whole._replace(total=tree_map(lambda leaf: leaf * scale, whole.total))
 
@@ -88,8 +89,8 @@ def test_a_merge_that_depends_on_the_worker_is_found(
 
 
 def _with(update: Any, merge: Any) -> Any:
-    def update_task(settings: Any, rates: Any, rounded: Any, *partials: Partial) -> Any:
-        return update(settings, rates, rounded, merge(*partials))
+    def update_task(settings: Any, rates: Any, rounded: Any, *parts: Partial) -> Any:
+        return update(settings, rates, rounded, merge(*parts))
 
     return update_task
 
@@ -99,8 +100,8 @@ def test_an_update_that_changes_its_input_is_found(
 ) -> None:
     update = strategies.update_task
 
-    def update_task(settings: Any, rates: Any, rounded: Any, *partials: Partial) -> Any:
-        new = update(settings, rates, rounded, *partials)
+    def update_task(settings: Any, rates: Any, rounded: Any, *parts: Partial) -> Any:
+        new = update(settings, rates, rounded, *parts)
 
         def into(old: Any, leaf: Any) -> Any:
             old[...] = leaf

@@ -25,12 +25,16 @@ from . import cases
 from .faults import Death, Schedule
 from .store import Disk, SimulatedFileSystem, register
 
-#: What zarr-python says of strays of torn writes, Python of coroutines that a death cuts off.
-IGNORED = ("Object at .* is not recognized", "coroutine .* was never awaited")
+#: What zarr-python says of strays that torn writes leave.
+STRAY = "Object at .* is not recognized"
 
 
 async def _inline(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
+
+
+def _nothing(*_: Any) -> None:
+    """Say nothing."""
 
 
 async def _all(tasks: set[Any]) -> None:
@@ -86,7 +90,7 @@ class World:
         return self
 
     def _put_in_place(self, stack: ExitStack) -> None:
-        threaded = SimpleNamespace(**vars(asyncio) | {"run_coroutine_threadsafe": self.run})
+        threaded = SimpleNamespace(**dict(vars(asyncio), run_coroutine_threadsafe=self.run))
         limits = environment.limit_blas(1)
         stack.callback(limits.restore_original_limits)
         stack.callback(self.loop.close)
@@ -94,8 +98,10 @@ class World:
         stack.enter_context(patch.object(asyncio, "to_thread", _inline))
         stack.enter_context(patch.object(sources, "reader", self.reader))
         stack.enter_context(warnings.catch_warnings())
-        for message in IGNORED:
-            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", message=STRAY)
+        # A death cuts coroutines off before they begin, and tasks before they are asked.
+        stack.enter_context(patch.object(warnings, "_warn_unawaited_coroutine", _nothing))
+        self.loop.set_exception_handler(_nothing)
         register()
         self.description = environment.describe()
         disk = self.disk(Schedule(None), renames=True)

@@ -68,6 +68,15 @@ def test_a_path_in_use_is_refused(tmp_path: Path) -> None:
             runs.check_free(str(taken))
 
 
+def test_what_a_run_leaves_that_ended_at_once_is_no_run(place: str) -> None:
+    for name in (runs.LOCK, runs.COPY, ".run.json.0f.part"):
+        stores.write_bytes(stores.join(place, name), b"{")
+    assert runs.check_free(place) == stores.absolute(place)
+    runs.write_manifest(place, manifest())
+    with pytest.raises(StorageError, match="exists already"):
+        runs.check_free(place)
+
+
 def test_free_paths_are_counted(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert runs.free_path("p", root) == str(tmp_path / "p-1")
