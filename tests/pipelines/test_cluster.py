@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status
 
 from deepstrata.pipelines import cluster, environment
 from deepstrata.pipelines.cluster import (
@@ -136,7 +137,7 @@ def test_workers_with_other_bits_are_refused(client: Client, monkeypatch) -> Non
     mine = environment.describe()
     other = mine | {"bits": mine["bits"] | {"numpy": "1.0"}}
     answer(monkeypatch, client, {"tcp://a:1": mine, "tcp://b:1": other})
-    with pytest.raises(ClusterError, match=r"numpy is .* on tcp://a:1 and '1\.0' on tcp://b:1"):
+    with pytest.raises(ClusterError, match=r"tcp://a:1 and tcp://b:1: numpy is .* and '1\.0'"):
         check(client)
 
 
@@ -164,3 +165,20 @@ def test_a_cluster_without_workers_is_said_to_be_one(monkeypatch: pytest.MonkeyP
         pytest.raises(ClusterError, match="has no workers; start some with: dask worker tcp://"),
     ):
         check(client)
+
+
+def test_a_worker_that_joins_and_would_compute_other_bits_is_closed(monkeypatch) -> None:
+    with connect("threads", workers=1) as client:
+        check(client)
+        mine = environment.describe()
+        other = mine | {"bits": mine["bits"] | {"numpy": "1.0"}}
+        monkeypatch.setattr(environment, "describe", lambda: other)
+        client.cluster.scale(2)
+        for _ in range(200):
+            joined = [w for w in client.cluster.workers.values() if w.status == Status.closed]
+            if joined:
+                break
+            time.sleep(0.05)
+        assert len(joined) == 1
+        assert len(client.scheduler_info(n_workers=-1)["workers"]) == 1
+        assert client.submit(sum, [1, 2]).result() == 3

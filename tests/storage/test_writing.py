@@ -153,7 +153,9 @@ def test_what_cannot_be_read_to_be_written_is_explained(place: str) -> None:
 
     x = da.zeros((4, 2), dtype="f4").map_blocks(fails, dtype="f4")
     data = xr.Dataset({"x": (("sample", "f"), x)})
-    with pytest.raises(StorageError, match=r"rows 0 to 4: cannot read: .*Input/output error"):
+    with pytest.raises(
+        StorageError, match=r"cannot be read: variables x, rows from 0: .*Input/output error"
+    ):
         write_dataset(data, place)
 
 
