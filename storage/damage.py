@@ -28,7 +28,8 @@ class Chunk(NamedTuple):
 
 def _array(path: str, group: str | None, name: str) -> tuple[zarr.Array[Any], str]:
     url = stores.join(path, *(part for part in (group, name) if part))
-    return zarr.open_array(url, mode="r"), url
+    with stores.explained(url, "read"):
+        return zarr.open_array(url, mode="r"), url
 
 
 def chunks_of(

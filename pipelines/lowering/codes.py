@@ -123,7 +123,23 @@ def _(stage: Encode, context: Context) -> StageRecord:
     if done is not None and writing.is_complete(path):
         return done
     started = time.perf_counter()
-    _make_room(context, stage, path)
+    note = {"path": stores.relative(path, context.path), "key": key}
+    # A run may have ended after the last code was written and before that was recorded.
+    if not (writing.is_complete(path) and _noted(context, stage) == note):
+        _make_room(context, stage, path)
+        sealed.write(_note_url(context, stage), note)
+        _write(context, stage, path, used)
+    return StageRecord(
+        name=stage.name,
+        kind=stage.kind,
+        key=key,
+        seconds=time.perf_counter() - started,
+        examples=context.grid[-1].stop,
+        outputs={"codes": stores.relative(path, context.path)},
+    )
+
+
+def _write(context: Context, stage: Encode, path: str, used: TrainedModel) -> None:
     width = models.code_width(used.model, context.visible, stage.layer)
     attrs = {"long_name": "code", "model": used.model.kind, "pipeline": context.pipeline.name}
     write_codes(
@@ -138,34 +154,29 @@ def _(stage: Encode, context: Context) -> StageRecord:
         stage.layer,
         attrs,
     )
-    return StageRecord(
-        name=stage.name,
-        kind=stage.kind,
-        key=key,
-        seconds=time.perf_counter() - started,
-        examples=context.grid[-1].stop,
-        outputs={"codes": stores.relative(path, context.path)},
-    )
+
+
+def _note_url(context: Context, stage: Encode) -> str:
+    return stores.join(context.path, "stages", stage.name, "codes.json")
+
+
+def _noted(context: Context, stage: Encode) -> dict[str, str]:
+    """Return what was noted of the codes that the stage was last to write."""
+    url = _note_url(context, stage)
+    try:
+        return sealed.read(url) if stores.exists(url) else {}
+    except sealed.DamagedError:  # its writing was interrupted, where that leaves a part
+        return {}
 
 
 def _make_room(context: Context, stage: Encode, path: str) -> None:
-    """Remove what this stage wrote before; what somebody else wrote stays.
-
-    What it is going to write is noted first: a run that dies before the stage is recorded finds its
-    own codes again.
-    """
-    note = stores.join(context.path, "stages", stage.name, "codes.json")
-    if writing.is_complete(path) and path not in _written(context, stage, note):
+    """Remove what this stage wrote before; what somebody else wrote stays."""
+    done = context.record(stage.name)
+    own = {_noted(context, stage).get("path"), done and done.outputs["codes"]} - {None}
+    within = stage.path is None  # nobody else writes in the run's directory
+    mine = within or path in [stores.resolved(str(p), context.path) for p in own]
+    if writing.is_complete(path) and not mine:
         raise StorageError(
             f"{path}: exists already; give stage {stage.name!r} another path, or remove it"
         )
-    sealed.write(note, {"path": stores.relative(path, context.path)})
-    writing.discard(path, own=stage.path is None)
-
-
-def _written(context: Context, stage: Encode, note: str) -> list[str]:
-    done = context.record(stage.name)
-    found = [done.outputs["codes"]] if done is not None else []
-    if stores.exists(note):
-        found.append(sealed.read(note)["path"])
-    return [stores.resolved(path, context.path) for path in found]
+    writing.discard(path, own=within)

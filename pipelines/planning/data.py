@@ -16,6 +16,7 @@ from deepstrata.pipelines import sources
 from deepstrata.pipelines.planning.shuffling import intraclass
 from deepstrata.pipelines.sources import Opened
 from deepstrata.schemas.datasets import FileSource, Variable, ZarrSource
+from deepstrata.schemas.errors import BadShardError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import Split
@@ -268,5 +269,8 @@ def _likeness(opened: Opened) -> float | None:
     variable = opened.dataset.variables[name]
     if variable.chunks is not None or samples * variable.dtype.itemsize > LABEL_BYTES:
         return None
-    labels = reader(opened.source, opened.dataset).read(0, samples, (name,))[name]
+    try:
+        labels = reader(opened.source, opened.dataset).read(0, samples, (name,))[name]
+    except BadShardError:  # whether that matters the run decides, which reads shard by shard
+        return None
     return intraclass(labels, [shard.start for shard in opened.grid])

@@ -14,6 +14,7 @@ from deepstrata import (
     Adagrad,
     Adam,
     DatasetSource,
+    Delayed,
     Encode,
     Evaluate,
     FineTune,
@@ -23,6 +24,7 @@ from deepstrata import (
     Softmax,
     Split,
     Standardise,
+    StorageError,
     Synchronous,
     ZarrSource,
 )
@@ -35,9 +37,11 @@ STRATEGIES = (
     Synchronous(batch=9, shards=3),
     LocalSteps(batch=5, steps=1, shards=3, outer=SGD(learning_rate=0.7, momentum=0.9)),
     LocalSteps(batch=3, steps=3, shards=1),
+    LocalSteps(batch=5, steps=2, shards=2, buffer=2),
+    Delayed(rounds=2, batch=5, shards=2),
 )
 OPTIMISERS = (SGD(learning_rate=0.1, momentum=0.5), Adam(learning_rate=0.01), Adagrad())
-COUNT = 30
+COUNT = 42
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Rows:
     def read(self, start: int, stop: int, names: Iterable[str]) -> dict[str, Any]:
         """Return ``{name: (stop - start, ...)}``, copies."""
         return {name: self.arrays[name][start:stop].copy() for name in names}
+
+    def confirm(self, start: int, stop: int, names: Iterable[str]) -> None:
+        """Nothing is missing in memory."""
+
+    def changed(self, name: str, start: int, stop: int) -> StorageError:
+        """Return an error: what is in memory does not change."""
+        return StorageError(f"{name!r}, rows {start} to {stop}: changed in memory")
 
     def __hash__(self) -> int:
         return id(self)
@@ -75,12 +86,12 @@ def pipeline(case: int, rounds: int | None = None) -> Pipeline:
 
     ``rounds`` between two checkpoints: the case's own by default. They change no result.
     """
-    strategy, optimiser = STRATEGIES[case % 5], OPTIMISERS[case % 3]
+    strategy, optimiser = STRATEGIES[case % len(STRATEGIES)], OPTIMISERS[case % len(OPTIMISERS)]
     chains = {"persistent": True, "chains": 5} if case % 4 == 1 else {}
     layers = (RBM(hidden=5, **chains), RBM(hidden=3), Softmax(classes=2))
     common = {"features": "x", "labels": "label"}
     in_memory = DatasetSource(**common, rows_per_shard=SHARD)
-    scale = (Standardise(),) if case % 7 == 3 else ()
+    scale = (Standardise(),) if case % 8 == 3 else ()
     if scale:
         layers = (RBM(hidden=5, visible_units="gaussian", **chains), *layers[1:])
     every = {
