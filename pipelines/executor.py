@@ -115,7 +115,7 @@ class DaskExecutor:
             futures = self.client.get(
                 graph.tasks, [key for key in place if key not in values], sync=False
             )
-            for future, value in as_completed(futures, with_results=True):
+            for future, value in as_completed(futures, loop=self.client.loop, with_results=True):
                 if isinstance(value, CancelledError):
                     raise _Lost
                 values[future.key] = value
