@@ -34,6 +34,29 @@ def is_fast(*arrays: Array) -> bool:
     )
 
 
+def aligned(value: Any) -> Any:
+    """Return ``value`` with every NumPy array in it at an address that its type may have.
+
+    An array that came over the network may begin at any byte. NumPy then copies it for each matrix
+    product, and into an order of its own choice: another routine of BLAS, and other last bits.
+
+    Parameters
+    ----------
+    value
+        Anything; tuples, lists and dicts are looked into.
+    """
+    if isinstance(value, np.ndarray):
+        return value if value.flags.aligned else value.copy(order="K")
+    if isinstance(value, dict):
+        return {name: aligned(item) for name, item in value.items()}
+    if not isinstance(value, tuple | list):
+        return value
+    items = [aligned(item) for item in value]
+    if all(new is old for new, old in zip(items, value, strict=True)):
+        return value
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
 def to_numpy(x: Array) -> Array:
     """Return ``x`` as a NumPy array; one on a GPU is copied, a NumPy array is itself."""
     if isinstance(x, np.ndarray):

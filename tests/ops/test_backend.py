@@ -11,6 +11,7 @@ import pytest
 
 import deepstrata.ops
 from deepstrata.ops import backend
+from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import ClusterError
 
 FILES = sorted(Path(deepstrata.ops.__file__).parent.glob("*.py"))
@@ -112,3 +113,29 @@ def test_is_fast_takes_float32_in_c_order_only():
     assert not backend.is_fast(x, x.T)
     assert not backend.is_fast(x.astype(np.float64))
     assert not backend.is_fast(array_api_strict.zeros(3))
+
+
+def at_an_odd_byte(x: np.ndarray) -> np.ndarray:
+    """Return a copy that begins where one that came over the network may."""
+    found = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    found[...] = x
+    return found
+
+
+def test_aligned_copies_what_is_not():
+    odd, even = at_an_odd_byte(np.arange(6.0).reshape(2, 3)), np.ones(3)
+    assert not odd.flags.aligned
+    given = {"pair": (Affine(odd, even), [odd]), "text": "x"}
+    found = backend.aligned(given)
+    affine, (last,) = found["pair"]
+    assert type(affine) is Affine
+    assert affine.shift.flags.aligned
+    assert affine.divisor is even
+    assert last.flags.aligned
+    np.testing.assert_array_equal(last, odd)
+    assert found["text"] == "x"
+
+
+def test_aligned_leaves_what_is():
+    given = (Affine(np.ones(3), np.ones(3)), 1, "x")
+    assert backend.aligned(given) is given
