@@ -1,10 +1,11 @@
 # make demo: the main job, from nothing.  make test: the tests.  make check: what CI checks besides.
+# make chaos: a hundred runs with kills at random moments, each to end in the same weights.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 
-.PHONY: demo test check lint types notebooks bench clean
+.PHONY: demo test check lint types notebooks bench chaos clean
 
 $(VENV)/.ready: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -37,6 +38,9 @@ types: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks
+
+chaos: $(VENV)/.ready
+	$(BIN)/python -m tests.chaos --runs 100 --seed 0
 
 clean:
 	rm -rf $(VENV) .pkg runs build dist
