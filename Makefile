@@ -1,12 +1,13 @@
 # make demo: the main job, from nothing.  make test: the tests.  make check: what CI checks besides.
 # make simulate: ten thousand schedules of faults, each to end in the same weights.
+# make chaos: a hundred runs with kills at random moments, each to end in the same weights.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= runs/demo
 SEEDS ?= 0:10000
 
-.PHONY: demo test check lint types notebooks bench simulate clean
+.PHONY: demo test check lint types notebooks bench simulate chaos clean
 
 $(VENV)/.ready: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
@@ -42,6 +43,9 @@ bench: $(VENV)/.ready
 
 simulate: $(VENV)/.ready
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs 2
+
+chaos: $(VENV)/.ready
+	$(BIN)/python -m tests.chaos --runs 100 --seed 0
 
 clean:
 	rm -rf $(VENV) .pkg runs build dist

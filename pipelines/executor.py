@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from distributed import CancelledError, Client, KilledWorker, TimeoutError, as_completed
+from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
 from deepstrata.pipelines import cluster
@@ -81,6 +82,7 @@ class DaskExecutor:
         self.client, self.observer, self.patience = client, observer, patience
         self.address = cluster.address_of(client)
         self._own: Client | None = None
+        self._line = client.scheduler_comm
 
     def close(self) -> None:
         """Close the connection that replaced a lost one; the first belongs to its owner."""
@@ -106,27 +108,38 @@ class DaskExecutor:
                 self._reconnect()
         return [values[key] for key in keys]
 
+    def _is_lost(self) -> bool:
+        """Tell whether the connection has been replaced since the workers were prepared.
+
+        A client connects again by itself, without a word, to a scheduler that was started anew; the
+        workers of that one have neither been checked nor been told to use one BLAS thread.
+        """
+        return self.client.scheduler_comm is not self._line
+
     def _collect(
         self, graph: Graph, keys: list[Any], values: dict[Any, Any], on_done: OnDone | None
     ) -> None:
         """Hand over the graph and take what arrives of the outputs that are missing."""
         place = {key: i for i, key in enumerate(keys)}
+        if self._is_lost():
+            raise _Lost
         try:
             futures = self.client.get(
                 graph.tasks, [key for key in place if key not in values], sync=False
             )
             for future, value in as_completed(futures, loop=self.client.loop, with_results=True):
-                if isinstance(value, CancelledError):
+                if isinstance(value, CancelledError) or self._is_lost():
                     raise _Lost
                 values[future.key] = value
                 if on_done is not None:
                     on_done(place[future.key], value)
-        except (CancelledError, CommClosedError) as error:
+        except (CancelledError, CommClosedError, ClosedClientError) as error:
             raise _Lost from error
 
     def everywhere(self, function: Callable[[], Any]) -> dict[str, Any]:
         """Call a function in every worker; see ``Executor.everywhere``."""
         while True:
+            self._attend()
             try:
                 found = self.client.run(function, on_error="return")
             except (CommClosedError, TimeoutError, OSError):
@@ -143,7 +156,13 @@ class DaskExecutor:
 
     def workers(self) -> set[str]:
         """Return the addresses of the workers that are there."""
+        self._attend()
         return set(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def _attend(self) -> None:
+        """Connect anew if the connection is not the one whose workers were prepared."""
+        if self._is_lost():
+            self._reconnect()
 
     def _reconnect(self) -> None:
         """Connect again to a scheduler that was started anew at the same address.
@@ -168,6 +187,7 @@ class DaskExecutor:
             time.sleep(RETRY_SECONDS)
         self.close()
         self.client = self._own = found
+        self._line = found.scheduler_comm
         self.observer(Notice(f"connected to {self.address} again; what is missing is computed"))
 
     def _connected(self, end: float) -> Client | None:
