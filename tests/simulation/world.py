@@ -5,6 +5,7 @@ simulation ever waits, so they are run where they are called: in one order, and 
 """
 
 import asyncio
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -35,6 +36,11 @@ async def _inline(function: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 def _nothing(*_: Any) -> None:
     """Say nothing."""
+
+
+def _unless_coroutine(unraisable: Any) -> None:
+    if not asyncio.iscoroutine(unraisable.object):
+        sys.__unraisablehook__(unraisable)
 
 
 async def _all(tasks: set[Any]) -> None:
@@ -90,7 +96,8 @@ class World:
         return self
 
     def _put_in_place(self, stack: ExitStack) -> None:
-        threaded = SimpleNamespace(**dict(vars(asyncio), run_coroutine_threadsafe=self.run))
+        members: dict[str, Any] = {str(name): value for name, value in vars(asyncio).items()}
+        threaded = SimpleNamespace(**(members | {"run_coroutine_threadsafe": self.run}))
         limits = environment.limit_blas(1)
         stack.callback(limits.restore_original_limits)
         stack.callback(self.loop.close)
@@ -101,6 +108,7 @@ class World:
         warnings.filterwarnings("ignore", message=STRAY)
         # A death cuts coroutines off before they begin, and tasks before they are asked.
         stack.enter_context(patch.object(warnings, "_warn_unawaited_coroutine", _nothing))
+        stack.enter_context(patch.object(sys, "unraisablehook", _unless_coroutine))
         self.loop.set_exception_handler(_nothing)
         register()
         self.description = environment.describe()
