@@ -3,10 +3,12 @@
 import logging
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import dask
 from distributed import (
@@ -33,7 +35,11 @@ QUIET = logging.CRITICAL  #: what fails in a task is raised in the client and sa
 #: What a run holds is bounded by its plan: to spill is slow, and to pause is to hang.
 STEADY = {f"distributed.worker.memory.{what}": False for what in ("target", "spill", "pause")}
 LOGGER = logging.getLogger("deepstrata")
+ATTEMPTS, AGAIN_SECONDS = 5, 0.5
 KINDS = ("local", "threads", "cuda")
+
+Asked = ParamSpec("Asked")
+Answer = TypeVar("Answer")
 
 
 class Prepare(WorkerPlugin):
@@ -248,6 +254,26 @@ def dashboard(client: Client) -> str | None:
     return f"http://{server.address}:{server.port}/status" if server is not None else None
 
 
+def _again(function: Callable[Asked, Answer]) -> Callable[Asked, Answer]:
+    """Ask all workers again when one dies while it is asked."""
+
+    @wraps(function)
+    def ask(*args: Asked.args, **settings: Asked.kwargs) -> Answer:
+        for _ in range(ATTEMPTS):
+            try:
+                return function(*args, **settings)
+            except OSError as error:  # what Dask raises for a connection that ends
+                last = error
+                time.sleep(AGAIN_SECONDS)
+        raise ClusterError(
+            f"workers (or the scheduler) died {ATTEMPTS} times while they were asked what they are "
+            f"({last}); see their logs"
+        ) from last
+
+    return ask
+
+
+@_again
 def check(client: Client, observer: Observer = warn) -> dict[str, Any]:
     """Prepare the workers and check that they run the same code; return one's description.
 
@@ -321,6 +347,7 @@ def _finder() -> Callable[[], bool]:
     return find
 
 
+@_again
 def check_shared(client: Client, url: str) -> None:
     """Check that every worker sees a file that the client has written.
 

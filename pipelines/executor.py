@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
-from distributed import CancelledError, Client, KilledWorker, TimeoutError, as_completed
+from distributed import CancelledError, Client, Future, KilledWorker, TimeoutError, as_completed
 from distributed.client import ClosedClientError
 from distributed.comm.core import CommClosedError
 
@@ -20,6 +20,7 @@ from deepstrata.schemas.errors import ClusterError
 
 PATIENCE = 300.0  #: seconds for which a scheduler that somebody else started may be away
 RETRY_SECONDS = 2.0
+FORGET_SECONDS = 0.01
 OnDone = Callable[[int, Any], None]
 
 
@@ -133,8 +134,19 @@ class DaskExecutor:
                 values[future.key] = value
                 if on_done is not None:
                     on_done(place[future.key], value)
+        except KilledWorker:
+            self._forget(futures)
+            raise
         except (CancelledError, CommClosedError, ClosedClientError) as error:
             raise _Lost from error
+
+    def _forget(self, futures: list[Future[Any]]) -> None:
+        """Let go of futures; while one is held its key is failed, and never computed again."""
+        for future in futures:
+            future.release()
+        keys = {future.key for future in futures}
+        while not keys.isdisjoint(self.client.futures) and not self._is_lost():
+            time.sleep(FORGET_SECONDS)
 
     def everywhere(self, function: Callable[[], Any]) -> dict[str, Any]:
         """Call a function in every worker; see ``Executor.everywhere``."""
@@ -152,7 +164,25 @@ class DaskExecutor:
                     raise value
             if said:
                 return said
+            self._await_worker()
+
+    def _await_worker(self) -> None:
+        """Wait for a worker; return without one if the scheduler goes away meanwhile.
+
+        Raises
+        ------
+        ClusterError
+            None comes in time.
+        """
+        try:
             self.client.wait_for_workers(1, timeout=self.patience)
+        except TimeoutError:
+            raise ClusterError(
+                f"all workers of {self.address} are gone, and none came within "
+                f"{self.patience:.0f} seconds; `deepstrata resume` goes on from the last checkpoint"
+            ) from None
+        except OSError:
+            return
 
     def workers(self) -> set[str]:
         """Return the addresses of the workers that are there."""

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from distributed import Client, LocalCluster, Status
+from distributed.comm.core import CommClosedError
 
 from deepstrata.pipelines import cluster, environment
 from deepstrata.pipelines.cluster import (
@@ -145,6 +146,27 @@ def test_a_run_directory_that_workers_do_not_see_is_refused(client: Client, monk
     monkeypatch.setattr(client, "run", lambda *_: {"tcp://a:1": True, "tcp://b:1": False})
     with pytest.raises(ClusterError, match="tcp://b:1 does not see"):
         cluster.check_shared(client, "/somewhere/run.json")
+
+
+@pytest.mark.parametrize("deaths", [1, cluster.ATTEMPTS])
+def test_a_worker_that_dies_while_it_is_checked(
+    deaths: int, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, register = [deaths], client.register_plugin
+
+    def dying(plugin: object) -> object:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise CommClosedError("in <TCP (closed) register_worker_plugin>: Stream is closed")
+        return register(plugin)
+
+    monkeypatch.setattr(cluster, "AGAIN_SECONDS", 0)
+    monkeypatch.setattr(client, "register_plugin", dying)
+    if deaths < cluster.ATTEMPTS:
+        assert check(client)["bits"] == environment.describe()["bits"]
+    else:
+        with pytest.raises(ClusterError, match="died 5 times while .* Stream is closed"):
+            check(client)
 
 
 def test_cuda_without_its_packages_says_what_to_install() -> None:

@@ -1,10 +1,12 @@
 """Carrying out graphs while schedulers die and other clients are about."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from chaos.outside import Outside
 from distributed import Client
@@ -13,6 +15,7 @@ from deepstrata.pipelines import cluster, environment
 from deepstrata.pipelines.events import Notice, ignore
 from deepstrata.pipelines.executor import DaskExecutor
 from deepstrata.pipelines.graph import Graph
+from deepstrata.schemas.errors import ClusterError
 
 SECONDS = 60
 
@@ -80,3 +83,33 @@ def test_a_client_that_gave_up_is_replaced(outside: Outside) -> None:
         assert len(executor.everywhere(os.getpid)) == 1
         assert threads(executor) == {"1 thread(s)"}
         executor.close()
+
+
+def deadly(before: int, note: str) -> str:
+    """Kill this process the first time."""
+    if not os.path.exists(note):
+        Path(note).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def test_a_task_that_was_given_up_is_run_again_while_there_is_progress(tmp_path: Path) -> None:
+    graph = Graph()
+    first = graph.call("first", (), int)
+    last = graph.call("last", (), deadly, first, str(tmp_path / "note"))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        cluster.connect("local", workers=1) as client,
+    ):
+        assert DaskExecutor(client, ignore).execute(graph, [first, last]) == [0, "survived"]
+
+
+def test_no_worker_that_comes_is_said(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(count: int, timeout: float) -> None:
+        raise TimeoutError
+
+    executor = DaskExecutor(client, ignore, patience=7)
+    monkeypatch.setattr(client, "wait_for_workers", wait)
+    monkeypatch.setattr(client, "run", lambda *_, **__: {"tcp://a:1": OSError("gone")})
+    with pytest.raises(ClusterError, match="none came within 7 seconds; `deepstrata resume`"):
+        executor.everywhere(os.getpid)
