@@ -158,8 +158,10 @@ def test_a_key_from_a_counter_is_found(world: World, monkeypatch: pytest.MonkeyP
     calls = count()
     load = feeds.load
 
-    def counted(feed: Any, shard: Any, part: Any, order: Any = None, **more: Any) -> Any:
-        if order is not None and more.get("small"):  # training, in the order of an epoch
+    def counted(
+        feed: Any, shard: Any, part: Any, order: Any = None, *more: Any, **named: Any
+    ) -> Any:
+        if order is not None and named.get("small"):  # training, in the order of an epoch
             order = order._replace(seed=(order.seed + next(calls)) % 2**64)
         return load(feed, shard, part, order, *more)
 
