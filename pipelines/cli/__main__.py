@@ -1,0 +1,5 @@
+"""``python -m deepstrata.pipelines.cli``."""
+
+from deepstrata.pipelines.cli import main
+
+main()
