@@ -19,7 +19,7 @@ import zarr
 from deepstrata.schemas.datasets import DatasetSchema
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.storage import stores, writing
-from deepstrata.storage.datasets import COMPLETE, describe, open_dataset
+from deepstrata.storage.datasets import describe, open_dataset
 from deepstrata.storage.encoding import row_bytes, stored_as
 from deepstrata.storage.formats.labelled import open_netcdf, open_zarr
 from deepstrata.storage.layout import Layout, inner_rows
@@ -102,14 +102,13 @@ def rechunk(
     try:
         writing.create(dest, _described(raw), layout, dim)
         with zarr.config.set(_threads(raw, memory)), open_stored(source) as dataset:
-            missing = False
             for name in names:
                 pieces = pieces_of(
                     dataset[name].variable, name, dim, methods[name], between, source
                 )
                 told = _teller(report, name, raw.variables[name], dim)
-                missing |= _collect(dest, name, pieces, layout, raw.sizes[dim], told)
-        _finish(dest, missing)
+                _collect(dest, name, pieces, layout, raw.sizes[dim], told)
+        writing.finish(dest)
     except BaseException:
         for place in (between, dest):
             if writing.is_incomplete(place):
@@ -229,11 +228,10 @@ def _collect(
     layout: Layout,
     samples: int,
     tell: Callable[[int], None],
-) -> bool:
-    """Write rows shard by shard; return whether a shard holds nothing but NaN."""
-    start, missing = 0, False
+) -> None:
+    """Write rows shard by shard."""
     shard: npt.NDArray[Any] | None = None
-    filled = 0
+    start = filled = 0
     for piece in pieces:
         taken = 0
         while taken < len(piece):
@@ -244,20 +242,7 @@ def _collect(
             shard[filled : filled + count] = piece[taken : taken + count]
             taken, filled = taken + count, filled + count
             if filled == size:
-                missing |= shard.dtype.kind == "f" and bool(np.isnan(shard).all())
                 writing.write_rows(dest, name, start, shard)
                 start, filled = start + size, 0
                 tell(start)
         del piece
-    return missing
-
-
-def _finish(dest: str, missing: bool) -> None:
-    """Mark the store as complete."""
-    if not missing:
-        writing.finish(dest)
-        return
-    # ``finish`` takes a shard of nothing but NaN for one that was never written; here every
-    # shard was, or an error was raised.
-    with stores.explained(dest, "write"):
-        zarr.open_group(dest, mode="r+").attrs[COMPLETE] = True
