@@ -41,6 +41,7 @@ def plain(hand: Hand) -> str:
     hand.scheduler(port, *HERE)
     hand.worker("nannied", address, *HERE)
     hand.worker("alone", address, "--no-nanny", *HERE)
+    wait_until("listening", lambda: "Scheduler at" in hand.said("scheduler"))
     return address
 
 

@@ -136,6 +136,7 @@ class Player:
         if case not in self.expected:
             result = Game(self.world, Schedule(None), case, rounds=1).to_the_end()
             _each_sample_once(result, cases.pipeline(case))
+            _all_finite(result)
             self.expected[case] = result
         return self.expected[case]
 
@@ -270,6 +271,14 @@ def _first(one: Any, other: Any) -> str:
         i = next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
         return f"[{i}]: {_first(one[i], other[i])}"
     return f"{one!r:.300} and not {other!r:.300}"
+
+
+def _all_finite(result: Result) -> None:
+    """Check that what is compared is not NaN everywhere, which would be the same for ever."""
+    rows = [row for kinds in result.history.values() for rows in kinds.values() for row in rows]
+    numbers = [*result.metrics.values(), *(value for row in rows for value in row.values())]
+    if not np.isfinite(numbers).all() or not np.isfinite(np.frombuffer(result.codes, "f4")).all():
+        raise Failure("the undisturbed result is not finite")
 
 
 def _each_sample_once(result: Result, pipeline: Any) -> None:
