@@ -10,8 +10,9 @@ from typing import NamedTuple
 from deepstrata.pipelines.planning.data import Data
 from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
 
-#: What a worker process takes before it has read a byte: Python, NumPy, numba, Dask, xarray, Zarr.
-BASE_BYTES = 512 << 20
+#: What a worker process takes before it has read a byte: Python, NumPy, numba, Dask, xarray, Zarr;
+#: and what its allocator keeps of what was freed (``environment.ALLOCATOR``).
+BASE_BYTES = (384 << 20) + (256 << 20)
 
 
 class Weights(NamedTuple):
