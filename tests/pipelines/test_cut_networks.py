@@ -16,6 +16,8 @@ from deepstrata.pipelines.cluster import ClusterWarning, connect
 from deepstrata.pipelines.events import Event, Notice, Progress
 from deepstrata.pipelines.run import Run, run
 
+pytestmark = pytest.mark.network
+
 SECONDS_CUT = 2.0
 #: The shortest that Dask takes; after it a silent connection is dead (30 s by default).
 TCP_SECONDS = "11s"
