@@ -1,4 +1,4 @@
-"""Preprocessing: flatten, scale and standardise features, without leaving float32.
+"""Preprocessing: flatten, shift and scale features, without leaving float32.
 
 Letters: N samples, V features.
 """
@@ -55,42 +55,6 @@ def _affine(x: Array, offset: Array | float, spread: Array | float) -> Array:
         return out
     shifted = (xp.astype(x, xp.float32) - high) - low
     return shifted / xp.astype(xp.asarray(spread, dtype=xp.float64), xp.float32)
-
-
-def scale(x: Array, minimum: Array | float, maximum: Array | float) -> Array:
-    """Return ``(x - minimum) / (maximum - minimum)``; 0 where both are equal and so is ``x``.
-
-    Parameters
-    ----------
-    x
-        (N, V) of any real dtype.
-    minimum, maximum
-        () or (V,).
-
-    Returns
-    -------
-    (N, V) float32
-    """
-    xp = namespace(x)
-    low, high = (xp.asarray(value, dtype=xp.float64) for value in (minimum, maximum))
-    return _affine(x, low, xp.where(high > low, high - low, xp.ones_like(high - low)))
-
-
-def standardise(x: Array, mean: Array | float, std: Array | float, epsilon: float) -> Array:
-    """Return ``(x - mean) / (std + epsilon)``.
-
-    Parameters
-    ----------
-    x
-        (N, V) of any real dtype.
-    mean, std
-        () or (V,).
-
-    Returns
-    -------
-    (N, V) float32
-    """
-    return _affine(x, mean, namespace(x).asarray(std) + epsilon)
 
 
 def apply(affines: tuple[Affine, ...], x: Array) -> Array:

@@ -49,7 +49,7 @@ class Prepare(WorkerPlugin):
     ----------
     expected
         What the workers that are checked say of themselves: one that joins later and would compute
-        other bits is closed before it is given a task.
+        other bits is closed.
     """
 
     name = "deepstrata"

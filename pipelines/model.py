@@ -90,10 +90,7 @@ class TrainedEncoder:
         return found
 
     def _prepare(self, x: Any) -> Any:
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        for affine in self.affine:
-            x = preprocess.standardise(x, affine.shift, affine.divisor, 0.0)
-        return x
+        return preprocess.apply(self.affine, np.ascontiguousarray(x, dtype=np.float32))
 
     def _features(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
         name = self.info.features

@@ -4,6 +4,7 @@ A worker that takes more memory than it may is killed by its nanny or its system
 what it was doing. So a task that would go beyond the limit says so instead.
 """
 
+import mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ def used_bytes() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
         return 0
-    return pages * 4096
+    return pages * mmap.PAGESIZE
 
 
 def check(shard: Shard, need: int) -> None:

@@ -15,7 +15,11 @@ BRIDGE = "bridge"
 
 
 def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    try:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+    except subprocess.CalledProcessError as error:
+        error.add_note(error.stderr.strip())
+        raise
 
 
 def why_not() -> str | None:
@@ -51,6 +55,8 @@ class Network:
                 _ip(*inside, "address", "add", f"{self.address(host)}/24", "dev", "eth0")
                 _ip(*inside, "link", "set", "eth0", "up")
             self._join("here", self._prefix)
+            # A namespace's links go some time after it; this one's name must be free at once.
+            stack.callback(_ip, "link", "delete", self._prefix)
             _ip("address", "add", f"{self._net}.254/24", "dev", self._prefix)
             _ip("link", "set", self._prefix, "up")
             self._stack = stack.pop_all()

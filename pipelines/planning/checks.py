@@ -1,7 +1,6 @@
 """What a plan warns of, and what it refuses: what would thrash, corrupt, or never end.
 
-``run`` is to call ``check_plan(plan(pipeline, data=data), limits_of(client))`` when it has a
-client and before it writes anything.
+``run`` asks before it writes anything, with the limits of its cluster.
 """
 
 from typing import Any, NamedTuple
