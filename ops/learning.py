@@ -41,20 +41,22 @@ def local_steps(
     stats
         Summed over the samples.
     """
+    n = batch.x.shape[0]
+    steps = -(-n // size)
     params, state = tree_map(copied, params), tree_map(copied, state)
     straight = optimisers.accumulates(optimiser)
+    if straight and n:
+        optimisers.decay_in_place(rates, state)
     buffers = () if straight else tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
     scratch = Scratch()
     stats: dict[str, Any] = {}
-    n = batch.x.shape[0]
-    steps = -(-n // size)
     for step in range(steps):
         part = take(batch, n * step // steps, n * (step + 1) // steps)
         rows = part.x.shape[0]
-        into = optimisers.into_velocity(rates, rows, state) if straight else Into(buffers)
+        into = optimisers.into_velocity(rows, state) if straight else Into(buffers)
         partial, carry = models.gradient(model, params, part, key, carry, into, scratch)
         if straight:
-            optimisers.follow_in_place(optimiser, rates, state, params)
+            optimisers.follow_in_place(optimiser, rates, state, params, last=step == steps - 1)
         else:
             optimisers.update_in_place(optimiser, rates, partial.total, rows, state, params)
         stats = add_stats(stats, partial.stats)

@@ -176,14 +176,30 @@ def accumulates(optimiser: Optimiser) -> bool:
     return isinstance(optimiser, SGD) and optimiser.momentum != 0.0 and not optimiser.nesterov
 
 
-def into_velocity(rates: Rates, n: int, state: SGDState) -> Into:
-    """Return where the gradient of ``n`` samples goes, for ``follow_in_place`` to go on from."""
-    return Into(state.velocity, keep=rates.momentum, scale=1.0 / n)
+def decay_in_place(rates: Rates, state: SGDState) -> None:
+    """Multiply the velocity by the momentum, for gradients to be added to it."""
+
+    def decay(velocity: Array) -> None:
+        velocity *= rates.momentum
+
+    tree_map(decay, state.velocity)
 
 
-def follow_in_place(optimiser: Optimiser, rates: Rates, state: SGDState, params: Tree) -> None:
-    """Take the rest of a step whose gradient is in the velocity, overwriting both arguments."""
-    settings, decay = (rates.learning_rate,), optimiser.weight_decay
+def into_velocity(n: int, state: SGDState) -> Into:
+    """Return where the gradient of ``n`` samples is added; the velocity has been decayed."""
+    return Into(state.velocity, keep=1.0, scale=1.0 / n)
+
+
+def follow_in_place(
+    optimiser: Optimiser, rates: Rates, state: SGDState, params: Tree, *, last: bool
+) -> None:
+    """Take the rest of a step whose gradient is in the velocity, overwriting both arguments.
+
+    Unless it is the ``last``, the velocity is decayed for the next one in the same pass over the
+    memory: BLAS would make a pass of its own.
+    """
+    settings = (rates.learning_rate, 1.0 if last else rates.momentum)
+    decay = optimiser.weight_decay
     _each(compiled.follow, follow_oracle, settings, decay, params, state.velocity)
 
 
@@ -236,10 +252,11 @@ def momentum_oracle(
     w -= rate * v
 
 
-def follow_oracle(w: Array, v: Array, rate: float, decay: float) -> None:
-    """``v += decay * w; w -= rate * v``"""
+def follow_oracle(w: Array, v: Array, rate: float, mu: float, decay: float) -> None:
+    """``v += decay * w; w -= rate * v; v *= mu``"""
     v += decay * w
     w -= rate * v
+    v *= mu
 
 
 def nesterov_oracle(
