@@ -13,44 +13,54 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, rbm
+from deepstrata.ops import dense, layers, rbm
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
+from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import DBN, RBM, Dense, Model, Softmax
-from deepstrata.schemas.trees import Array, ArraySpec, Tree, tree_map
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import RBM, Layered, Model, Net
+from deepstrata.schemas.shapes import Shape, shapes_through
+from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
 
-Layer = RBM | Dense | Softmax
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 
 
-def width(layer: Layer) -> int:
-    """Return the number of a layer's outputs."""
-    if isinstance(layer, RBM):
-        return layer.hidden
-    return layer.classes if isinstance(layer, Softmax) else layer.units
+def feed_forward_layers(model: Net) -> tuple[Any, ...]:
+    """Return a model's layers as those of a feed-forward net: an RBM is a logistic layer."""
+    return tuple(
+        Dense(units=layer.hidden) if isinstance(layer, RBM) else layer for layer in model.layers
+    )
 
 
-def activation(layer: Layer) -> str:
-    """Return the name of a layer's activation in a feed-forward net; a softmax gives logits."""
-    if isinstance(layer, RBM):
-        return "logistic"
-    return "linear" if isinstance(layer, Softmax) else layer.activation
+def sample_shape(model: Net, visible: int) -> Shape:
+    """Return the shape in which a model's first layer takes a sample of ``visible`` features.
+
+    Raises
+    ------
+    DeclarationError
+        The model declares another number.
+    """
+    declared = getattr(model, "input_shape", None) or (visible,)
+    if math.prod(declared) != visible:
+        raise DeclarationError(
+            f"input_shape={declared} is {math.prod(declared)} numbers; samples have {visible}"
+        )
+    return tuple(declared)
 
 
-def _layers(model: DBN, visible: int) -> list[tuple[int, Layer, int]]:
-    """Return (number, layer, inputs) of each layer."""
-    sizes = [visible, *(width(layer) for layer in model.layers)]
-    return [(i, layer, sizes[i]) for i, layer in enumerate(model.layers)]
+def _inputs(model: Net, visible: int) -> list[Shape]:
+    """Return the shape that each layer takes, and last what the model gives."""
+    return shapes_through(model.layers, sample_shape(model, visible))
 
 
 @singledispatch
-def shapes(model: Model | Layer, visible: int) -> Tree:
+def shapes(model: Model, visible: int) -> Tree:
     """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
@@ -61,32 +71,30 @@ def _(model: RBM, visible: int) -> RBMParams:
     return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
 
 
-@shapes.register(Dense)
-@shapes.register(Softmax)
-def _(model: Dense | Softmax, visible: int) -> DenseParams:
-    units = width(model)
-    return DenseParams(ArraySpec((visible, units)), ArraySpec((units,)))
-
-
 @shapes.register
-def _(model: DBN, visible: int) -> tuple[Tree, ...]:
-    return tuple(shapes(layer, inputs) for _, layer, inputs in _layers(model, visible))
+def _(model: Net, visible: int) -> tuple[Tree, ...]:
+    inputs = _inputs(model, visible)
+    return tuple(
+        shapes(layer, math.prod(shape)) if isinstance(layer, RBM) else layers.specs(layer, shape)
+        for layer, shape in zip(model.layers, inputs, strict=False)
+    )
 
 
 def _drawn(specs: Any, scale: float, key: Key, backend: Backend) -> Any:
     """Fill specs: weights from a normal distribution, addressed by input and output; biases 0."""
-    inputs, outputs = specs.weights.shape
-    rows = np.arange(inputs, dtype=np.int64)
+    *inputs, outputs = specs.weights.shape
+    rows = np.arange(math.prod(inputs), dtype=np.int64)
     like = device_array(np.empty(0, np.float32), backend)
     weights = normal(fold(key, "weights"), rows, outputs, like=like)
     weights *= scale
     xp = namespace(weights)
+    weights = xp.reshape(weights, specs.weights.shape)
     zeros = tree_map(lambda spec: xp.zeros(spec.shape, dtype=xp.float32), specs[1:])
     return type(specs)(weights, *zeros)
 
 
 @singledispatch
-def init(model: Model | Layer, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def init(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return fresh parameters; every weight has its own address, so tiles agree with the whole."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
@@ -97,28 +105,27 @@ def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMPara
     return drawn
 
 
-@init.register(Dense)
-@init.register(Softmax)
-def _(model: Dense | Softmax, visible: int, key: Key, backend: Backend = "numpy") -> DenseParams:
-    return _glorot(shapes(model, visible), key, backend)
-
-
 @init.register
-def _(model: DBN, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
+def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
-        init(layer, inputs, fold(key, "layer", i), backend)
-        for i, layer, inputs in _layers(model, visible)
+        init(layer, math.prod(shape), fold(key, "layer", i), backend)
+        if isinstance(layer, RBM)
+        else _fresh(layer, shape, fold(key, "layer", i), backend)
+        for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
     )
 
 
-def _glorot(specs: DenseParams, key: Key, backend: Backend) -> DenseParams:
-    """Draw weights of variance 2 / (inputs + outputs) (Glorot & Bengio 2010)."""
-    scale = math.sqrt(2.0 / sum(specs.weights.shape))
-    drawn: DenseParams = _drawn(specs, scale, key, backend)
-    return drawn
+def _fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | None = None) -> Any:
+    """Draw the parameters of a layer that takes samples of ``shape``."""
+    found = layers.specs(layer, shape)
+    if not found:
+        return found
+    scale = layers.initial_scale(layer, found) if scale is None else scale
+    drawn = _drawn(found, scale, key, backend)
+    return drawn._replace(weights=layers.connect(layer, drawn.weights))
 
 
-def feed_forward(model: DBN, params: tuple[Tree, ...]) -> tuple[DenseParams, ...]:
+def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
     return tuple(
         DenseParams(p.weights, p.hidden_bias) if isinstance(p, RBMParams) else p for p in params
@@ -126,12 +133,12 @@ def feed_forward(model: DBN, params: tuple[Tree, ...]) -> tuple[DenseParams, ...
 
 
 def start_net(
-    model: DBN,
+    model: Net,
     pretrained: tuple[Tree, ...] | None,
     visible: int,
     key: Key,
     backend: Backend = "numpy",
-) -> tuple[DenseParams, ...]:
+) -> tuple[Tree, ...]:
     """Return the net with which fine-tuning begins.
 
     Parameters
@@ -145,30 +152,35 @@ def start_net(
     DeclarationError
         The model has no softmax to learn classes with, or the shapes do not fit it.
     """
-    if not isinstance(model, DBN) or not isinstance(model.layers[-1], Softmax):
-        raise DeclarationError("fine-tuning learns classes: the model must be a DBN with a Softmax")
+    if not isinstance(model, Layered) or model.classes is None:
+        raise DeclarationError(
+            "fine-tuning learns classes: the model must be a DBN or a Network with a Softmax"
+        )
     given = () if pretrained is None else pretrained
     if any(isinstance(p, RBMParams) for p in given):
         given = tuple(p for p in given if isinstance(p, RBMParams))
-    net = list(feed_forward(model, given))
-    for i, layer, inputs in _layers(model, visible)[len(net) :]:
-        units, layer_key = width(layer), fold(key, "layer", i)
-        specs = DenseParams(ArraySpec((inputs, units)), ArraySpec((units,)))
-        if given and isinstance(layer, Softmax):
-            net.append(_drawn(specs, SMALL, layer_key, backend))
-        else:
-            net.append(_glorot(specs, layer_key, backend))
+    net, inputs = list(feed_forward(given)), _inputs(model, visible)
+    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
+        scale = SMALL if given and isinstance(layer, Softmax) else None
+        net.append(_fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
     _check_shapes(model, net, visible)
     return tuple(net)
 
 
-def _check_shapes(model: DBN, net: list[DenseParams], visible: int) -> None:
-    for i, layer, inputs in _layers(model, visible):
-        wanted, found = (inputs, width(layer)), tuple(net[i].weights.shape)
-        if wanted != found:
-            raise DeclarationError(
-                f"layer {i} ({layer.kind}): expected weights {wanted}, found {found}"
-            )
+def _check_shapes(model: Net, net: list[Tree], visible: int) -> None:
+    wanted = feed_forward(shapes(model, visible))
+    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
+        for name, (expected, leaf) in _pairs(spec, found).items():
+            if tuple(expected.shape) != tuple(leaf.shape):
+                raise DeclarationError(
+                    f"layer {i} ({layer.kind}): expected {name} {tuple(expected.shape)}, "
+                    f"found {tuple(leaf.shape)}"
+                )
+
+
+def _pairs(a: Tree, b: Tree) -> dict[str, tuple[Any, Any]]:
+    """Return the leaves of two trees of one structure, by their paths."""
+    return {name: (leaf, flatten(b)[name]) for name, leaf in flatten(a).items()}
 
 
 @singledispatch
@@ -226,7 +238,7 @@ gradient.register(RBM, rbm.contrastive_divergence)
 
 @gradient.register
 def _(
-    model: DBN,
+    model: Net,
     params: Tree,
     batch: Batch,
     key: Key,
@@ -236,27 +248,43 @@ def _(
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
-    outputs = [present(batch)]
-    for i, layer in enumerate(model.layers):
-        into = scratch.empty(f"h{i}", (batch.x.shape[0], width(layer)), params[i].weights)
-        outputs.append(dense.forward(activation(layer), params[i], outputs[-1], into))
-    loss = dense.cross_entropy(outputs.pop(), labels)
-    delta, grads = loss.delta, []
-    for i in reversed(range(len(model.layers))):
-        grads.append(dense.gradient(outputs[i], delta, out and out._replace(tree=out.tree[i])))
-        if i:
-            into = scratch.empty(f"delta{i}", outputs[i].shape, delta)
-            below = activation(model.layers[i - 1])
-            delta = dense.backward(below, params[i], outputs[i], delta, into)
+    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
+    passes = [
+        Pass(batch.rows, fold(key, "layer", i), scratch.within(str(i))) for i in range(len(net))
+    ]
+    saved = []
+    for layer, own, at in zip(net, params, passes, strict=True):
+        x, kept = layers.forward(layer, own, x, at)
+        saved.append(kept)
+    loss = dense.cross_entropy(x, labels)
+    delta, grads, lowest = loss.delta, list[Tree](), _lowest(params)
+    for i in reversed(range(len(net))):
+        into = out and out._replace(tree=out.tree[i])
+        if i >= lowest:
+            delta, found = layers.backward(
+                net[i], params[i], saved[i], delta, passes[i], into, below=i > lowest
+            )
+        grads.append(found if i >= lowest else ())
     stats = {"loss": loss.total, "errors": loss.errors}
     return Partial(tuple(reversed(grads)), batch.x.shape[0], stats), carry
 
 
+def _lowest(params: Tree) -> int:
+    """Return the number of the lowest layer that has parameters."""
+    return next(i for i, own in enumerate(params) if own)
+
+
+def _shaped(model: Net, x: Array) -> Array:
+    """Return vectors (N, V) in the shape that a model's first layer takes."""
+    return namespace(x).reshape(x, (x.shape[0], *sample_shape(model, x.shape[1])))
+
+
 def _classes(model: Model) -> int:
-    top = model.layers[-1] if isinstance(model, DBN) else model
-    if not isinstance(top, Softmax):
-        raise DeclarationError(f"classes need a DBN whose last layer is a Softmax, not {top!r}")
-    return top.classes
+    if not isinstance(model, Layered) or model.classes is None:
+        raise DeclarationError(
+            f"classes need a DBN or a Network whose last layer is a Softmax, not {model!r}"
+        )
+    return model.classes
 
 
 @singledispatch
@@ -290,25 +318,35 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
 
 
 @encode.register
-def _(model: DBN, params: Tree, x: Array, layer: int | None = None) -> Array:
-    count = len(model.layers)
-    if layer is None:
-        layer = count - 2 if isinstance(model.layers[-1], Softmax) else count - 1
+def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
+    layer = _code_layer(model) if layer is None else layer
     if not -1 <= layer < len(params):
         raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
-    net = feed_forward(model, params)
-    for i in range(layer + 1):
-        x = dense.forward(activation(model.layers[i]), net[i], x)
-    return dense.softmax(x) if layer >= 0 and isinstance(model.layers[layer], Softmax) else x
+    y = _outputs(model, params, x, layer)
+    return dense.softmax(y) if isinstance(model.layers[layer], Softmax) and layer >= 0 else y
+
+
+def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
+    """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
+    net = feed_forward(params)
+    rows = np.arange(0)  # nothing is drawn
+    y = _shaped(model, x)
+    for i, own in enumerate(feed_forward_layers(model)[: layer + 1]):
+        y, _ = layers.forward(own, net[i], y, Pass(rows, None, Scratch()))
+    return layers.as_rows(y)
+
+
+def _code_layer(model: Net) -> int:
+    """Return the number of the layer whose output is the code: the last one below a softmax."""
+    return len(model.layers) - (1 if model.classes is None else 2)
 
 
 def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
     if isinstance(model, RBM):
         return model.hidden
-    if layer is None:
-        layer = len(model.layers) - (2 if isinstance(model.layers[-1], Softmax) else 1)
-    return width(model.layers[layer]) if layer >= 0 else visible
+    layer = _code_layer(model) if layer is None else layer
+    return math.prod(_inputs(model, visible)[layer + 1])
 
 
 def predict(model: Model, params: Tree, x: Array) -> Array:
@@ -320,7 +358,7 @@ def predict(model: Model, params: Tree, x: Array) -> Array:
         The model does not end in a softmax.
     """
     _classes(model)
-    return encode(model, params, x, len(model.layers) - 1)  # type: ignore[union-attr]
+    return encode(model, params, x, len(params) - 1)
 
 
 @singledispatch
@@ -352,14 +390,12 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
 
 
 @evaluate.register
-def _(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
+def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
     if any(isinstance(p, RBMParams) for p in params):
         return _evaluate_stack(model, params, batch)
     classes = _classes(model)
     labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
-    logits = dense.forward(
-        "linear", params[-1], encode(model, params, present(batch), len(params) - 2)
-    )
+    logits = _outputs(model, params, present(batch), len(params) - 1)
     loss = dense.cross_entropy(logits, labels)
     predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
     confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
@@ -371,7 +407,7 @@ def _(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _evaluate_stack(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
+def _evaluate_stack(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
     x = down = present(batch)
     stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if isinstance(p, RBMParams)]
     for _, p in stack:

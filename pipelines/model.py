@@ -8,7 +8,7 @@ import xarray as xr
 from deepstrata.ops import models, preprocess
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError
-from deepstrata.schemas.models import DBN, Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage.models import ModelInfo, load_model, save_model
@@ -61,7 +61,7 @@ class TrainedEncoder:
         """Return the probability of every class for every sample: (sample, class) float32."""
         if not classifies(self.model):
             raise SchemaError("the model has no softmax on top: it encodes, and predicts nothing")
-        width = self.model.layers[-1].classes  # type: ignore[union-attr]
+        width = int(self.model.classes or 0)
         found = self._apply(
             data, "class", width, lambda x: models.predict(self.model, self.params, x)
         )
@@ -131,8 +131,8 @@ def load_encoder(path: str) -> TrainedEncoder:
     """
     info, flat = load_model(path)
     like = models.shapes(info.model, info.visible)
-    if isinstance(info.model, DBN) and "params/0/visible_bias" not in flat:
-        like = models.feed_forward(info.model, like)
+    if isinstance(info.model, Layered) and "params/0/visible_bias" not in flat:
+        like = models.feed_forward(like)
     params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})
     affine = tuple(

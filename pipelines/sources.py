@@ -15,7 +15,7 @@ from deepstrata.pipelines.feeds import Feed, Inspected, Known
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import DBN, Softmax
+from deepstrata.schemas.models import Layered
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Apply, FineTune, Split
@@ -275,8 +275,8 @@ def _check_labels(context: Context, found: list[Inspected]) -> None:
     largest = reduce(max, (f.largest_label for f in found), -1)
     for stage in context.pipeline.stages:
         model = context.pipeline.model_of(stage) if isinstance(stage, FineTune) else None
-        if isinstance(model, DBN) and isinstance(model.layers[-1], Softmax):
-            classes = model.layers[-1].classes
+        if isinstance(model, Layered) and model.classes is not None:
+            classes = model.classes
             if largest >= classes:
                 index = next(i for i, f in enumerate(found) if f.largest_label >= classes)
                 shard = context.grid[index]

@@ -17,7 +17,7 @@ from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import DBN, Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
@@ -125,17 +125,15 @@ def replica_count(settings: Learning) -> int:
 
 
 def param_shapes(settings: Learning) -> Tree:
-    """Return what the trained parameters look like; a deep belief net is trained as a net."""
+    """Return what the trained parameters look like; layers are trained as a feed-forward net."""
     shapes = models.shapes(settings.model, settings.visible)
-    if isinstance(settings.model, DBN):
-        return models.feed_forward(settings.model, shapes)
-    return shapes
+    return models.feed_forward(shapes) if isinstance(settings.model, Layered) else shapes
 
 
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
-    if isinstance(settings.model, DBN):
+    if isinstance(settings.model, Layered):
         return models.start_net(settings.model, None, settings.visible, key, settings.backend)
     return models.init(settings.model, settings.visible, key, settings.backend)
 

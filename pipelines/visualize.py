@@ -10,7 +10,15 @@ from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import RBM, Dense, Model, Softmax
+from deepstrata.schemas.layers import (
+    Convolution,
+    Dense,
+    LocallyConnected,
+    Pooling,
+    Softmax,
+    TransposedConvolution,
+)
+from deepstrata.schemas.models import RBM, Model
 from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -208,12 +216,41 @@ def describe_model(model: Model) -> str:
     return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
 
 
-def _layer(layer: RBM | Dense | Softmax) -> str:
-    if isinstance(layer, RBM):
-        return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
-    if isinstance(layer, Dense):
-        return f"{layer.activation} {layer.units}"
+@singledispatch
+def _layer(layer: Any) -> str:
+    return str(layer.kind).replace("_", " ")
+
+
+@_layer.register
+def _(layer: RBM) -> str:
+    return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: Dense) -> str:
+    return f"{layer.activation} {layer.units}"
+
+
+@_layer.register
+def _(layer: Softmax) -> str:
     return f"softmax {layer.classes}"
+
+
+@_layer.register(Convolution)
+@_layer.register(LocallyConnected)
+@_layer.register(TransposedConvolution)
+def _(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
+    kind = layer.kind.replace("_", " ")
+    return f"{kind} {layer.maps} of {_times(layer.kernel)}, {layer.activation}"
+
+
+@_layer.register
+def _(layer: Pooling) -> str:
+    return f"{layer.function} of {_times(layer.size)}"
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def describe_optimiser(optimiser: Optimiser) -> str:

@@ -1,10 +1,12 @@
 """Models: what is learned. Sizes of the data are not declared; they come from the data."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.layers import Dense, PlainLayer, Softmax
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 
 
 class RBM(Declaration):
@@ -39,33 +41,21 @@ class RBM(Declaration):
         return self
 
 
-class Dense(Declaration):
-    """A fully connected layer."""
-
-    kind: Literal["dense"] = "dense"
-    units: PositiveInt
-    activation: Literal["logistic", "tanh", "relu", "linear"] = "logistic"
+@shape_after.register
+def _(layer: RBM, shape: Shape) -> Shape:
+    return (layer.hidden,)
 
 
-class Softmax(Declaration):
-    """A fully connected layer with a softmax over classes, trained by cross-entropy."""
+class Layered(Declaration):
+    """Layers one above the other; the last may be a ``Softmax``, if the model is to classify."""
 
-    kind: Literal["softmax"] = "softmax"
-    classes: PositiveInt
+    layers: tuple[Any, ...]
 
-
-Layer = Annotated[RBM | Dense | Softmax, Field(discriminator="kind")]
-
-
-class DBN(Declaration):
-    """A deep belief net: a stack of RBMs, and a ``Softmax`` on top if it is to classify.
-
-    Pretraining trains the RBMs one by one; fine-tuning takes their recognition weights for a
-    feed-forward net (Hinton & Salakhutdinov 2006).
-    """
-
-    kind: Literal["dbn"] = "dbn"
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+    @property
+    def classes(self) -> int | None:
+        """Classes of the softmax on top; None without one."""
+        top = self.layers[-1]
+        return top.classes if isinstance(top, Softmax) else None
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -80,4 +70,45 @@ class DBN(Declaration):
         return self
 
 
-Model = Annotated[RBM | DBN, Field(discriminator="kind")]
+class DBN(Layered):
+    """A deep belief net: a stack of RBMs, and a ``Softmax`` on top if it is to classify.
+
+    Pretraining trains the RBMs one by one; fine-tuning takes their recognition weights for a
+    feed-forward net (Hinton & Salakhutdinov 2006).
+    """
+
+    kind: Literal["dbn"] = "dbn"
+    layers: Annotated[
+        tuple[Annotated[RBM | Dense | Softmax, Field(discriminator="kind")], ...],
+        Field(min_length=1),
+    ]
+
+
+class Network(Layered):
+    """A feed-forward network, trained by backpropagation.
+
+    Layers at the bottom that learn without labels may be pretrained one by one.
+    """
+
+    kind: Literal["network"] = "network"
+    layers: Annotated[
+        tuple[Annotated[RBM | PlainLayer | Softmax, Field(discriminator="kind")], ...],
+        Field(min_length=1),
+    ]
+    input_shape: tuple[PositiveInt, ...] | None = None
+    """Shape of a sample, channels last: (place, channel) or (y, x, channel); a vector by default.
+    Its product is the number of features."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        names = [layer.name for layer in self.layers if not isinstance(layer, RBM) and layer.name]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two layers are called {twice!r}; give one another name")
+        # Of a vector no layer but those that know places asks how long it is.
+        shapes_through(self.layers, self.input_shape or (1,))
+        return self
+
+
+Net = DBN | Network
+Model = Annotated[RBM | DBN | Network, Field(discriminator="kind")]

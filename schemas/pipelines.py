@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -104,7 +104,8 @@ class Pipeline(Document):
             if not classifies(model):
                 raise ValueError(
                     f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                    "to fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
+                    "to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                    "Softmax(classes=...)"
                 )
             if self.source.labels is None:
                 raise ValueError(
@@ -113,7 +114,7 @@ class Pipeline(Document):
                 )
         if isinstance(stage, Encode) and stage.layer is not None:
             start = self.start_of(stage)
-            layers = len(model.layers) if isinstance(model, DBN) else 1
+            layers = len(model.layers) if isinstance(model, Layered) else 1
             layers = len(start.rbms) if isinstance(start, Pretrain) else layers
             if stage.layer >= layers:
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeGuard
 
 from pydantic import (
     BeforeValidator,
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import RBM, Model, Softmax
+from deepstrata.schemas.models import RBM, Layered, Model, Net
 from deepstrata.schemas.optimisers import SGD, Optimiser
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
@@ -248,6 +248,6 @@ Stage = Annotated[
 ]
 
 
-def classifies(model: Model) -> bool:
+def classifies(model: Model) -> TypeGuard[Net]:
     """Tell whether a model ends in a softmax."""
-    return not isinstance(model, RBM) and isinstance(model.layers[-1], Softmax)
+    return isinstance(model, Layered) and model.classes is not None

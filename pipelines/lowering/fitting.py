@@ -14,7 +14,7 @@ from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import DBN, RBM, Model
+from deepstrata.schemas.models import RBM, Layered, Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
@@ -179,7 +179,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
-    if parent is not None and isinstance(model, DBN):
+    if parent is not None and isinstance(model, Layered):
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )

@@ -10,7 +10,8 @@ from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.models import DBN, RBM, Layered, Network
 from deepstrata.schemas.optimisers import SGD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
@@ -33,12 +34,23 @@ MODELS = [
             Softmax(classes=3),
         )
     ),
+    Network(layers=(RBM(hidden=7), Dense(units=6, activation="softplus"), Softmax(classes=3))),
+    Network(
+        layers=(
+            Dense(units=8, activation="scaled_tanh"),
+            Dropout(rate=0.2),
+            Flatten(),
+            Dense(units=6, activation="linear"),
+            Activation(function="relu"),
+            Softmax(classes=3),
+        )
+    ),
 ]
 NAMES = [f"{i}-{model.kind}" for i, model in enumerate(MODELS)]
 
 
 def is_gaussian(model):
-    first = model.layers[0] if isinstance(model, DBN) else model
+    first = model.layers[0] if isinstance(model, Layered) else model
     return getattr(first, "visible_units", None) == "gaussian"
 
 
@@ -57,7 +69,7 @@ def make_batch(model, n=N, masked=False):
 
 def start(model):
     """Return parameters that ``gradient`` takes, and a carry."""
-    if isinstance(model, DBN):
+    if isinstance(model, Layered):
         return models.start_net(model, None, V, KEY), models.carry(model, V, KEY)
     return models.init(model, V, KEY), models.carry(model, V, KEY)
 
@@ -161,7 +173,7 @@ class TestModel:
         state = optimisers.init(optimiser, params)
         batch = make_batch(model, 120)
         before = tree_map(np.copy, (params, state, carry))
-        measure = "loss" if isinstance(model, DBN) else "squared_error"
+        measure = "loss" if isinstance(model, Layered) else "squared_error"
         now = (params, state, carry)
         for epoch in range(60):
             rates = optimisers.rates(optimiser, epoch)

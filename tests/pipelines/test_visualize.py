@@ -7,7 +7,8 @@ import pytest
 from deepstrata.pipelines.visualize import draw_graph, draw_pipeline, draw_round
 from deepstrata.schemas.datasets import DatasetSource, FileSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from deepstrata.schemas._base import Declaration, Document, explain
 from deepstrata.schemas.datasets import DatasetSchema, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Softmax
+from deepstrata.schemas.layers import Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import RunManifest
@@ -33,6 +34,9 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     with pytest.raises(ValidationError) as refused:
         kind(**fields)
     return explain(refused.value, where).splitlines()
+
+
+KINDS = "'rbm', 'dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)
@@ -138,8 +142,11 @@ def test_every_problem_has_a_line() -> None:
     ("model", "message"),
     [
         ({"hidden": 3}, "model: expected a field 'kind' that says what this is, found none"),
-        ({"kind": "svm"}, "model: expected one of the kinds 'rbm', 'dbn', found 'svm'"),
-        (Softmax(classes=2), "model: expected one of the kinds 'rbm', 'dbn', found 'softmax'"),
+        ({"kind": "svm"}, "model: expected one of the kinds 'rbm', 'dbn', 'network', found 'svm'"),
+        (
+            Softmax(classes=2),
+            "model: expected one of the kinds 'rbm', 'dbn', 'network', found 'softmax'",
+        ),
         ("rbm", "model: expected a declaration, or a mapping of its fields (found 'rbm')"),
         ({"kind": "rbm"}, "model.hidden: expected a value, found none"),
         ({"kind": "dbn", "layers": []}, "model.layers: expected at least 1, found 0 (found [])"),

@@ -16,7 +16,8 @@ from deepstrata.schemas.datasets import (
     Variable,
     ZarrSource,
 )
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.pipelines import RESERVED, Pipeline
 from deepstrata.schemas.stages import (

@@ -3,7 +3,9 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from deepstrata.schemas.models import DBN, RBM, Dense, Layer, Model, Softmax
+from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM, Model
 from deepstrata.schemas.stages import classifies
 
 MODELS = [
@@ -24,7 +26,7 @@ def test_models_round_trip(model: Model) -> None:
 
 
 @pytest.mark.parametrize("layer", [RBM(hidden=2), Dense(units=2), Softmax(classes=2)])
-def test_layers_round_trip(layer: Layer) -> None:
+def test_layers_round_trip(layer: Declaration) -> None:
     assert type(layer).model_validate_json(layer.model_dump_json()) == layer
 
 
@@ -58,7 +60,7 @@ def test_only_the_last_layer_is_a_softmax() -> None:
 
 
 @pytest.mark.parametrize("below", [RBM(hidden=2), Dense(units=2, activation="tanh")])
-def test_an_rbm_above_another_layer_reads_probabilities(below: Layer) -> None:
+def test_an_rbm_above_another_layer_reads_probabilities(below: Declaration) -> None:
     with pytest.raises(ValidationError, match="layer 1 is an RBM with gaussian visible units"):
         DBN(layers=(below, RBM(hidden=2, visible_units="gaussian")))
 

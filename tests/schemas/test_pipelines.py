@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Adam, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -144,7 +145,7 @@ def test_the_nearest_training_is_the_start() -> None:
 def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
         "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
-        "fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
+        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...)"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
@@ -265,7 +266,10 @@ def test_several_changes_are_checked_together() -> None:
         ("pretrain.model.layers.3.hidden", r".*: no field '3'; there are: 0, 1, 2$"),
         ("pretrain.model.layers.-1", r".*: no field '-1'; there are: 0, 1, 2$"),
         ("pretrain.model.layers.²", r".*: no field '²'; there are: 0, 1, 2$"),
-        ("pretrain.model.layers.2.hidden", r".*: no field 'hidden'; there are: kind, classes$"),
+        (
+            "pretrain.model.layers.2.hidden",
+            r".*: no field 'hidden'; there are: name, initial_weights, kind, classes$",
+        ),
         ("apply.arguments.places", r".*: no field 'places'; there are: digits$"),
         ("split.by.x", r"split\.by\.x: no field 'x'; found None, which has none"),
     ],

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,

@@ -1,0 +1,220 @@
+"""Layers as tables of functions, chosen by the declaration's type: specs, forward, backward.
+
+``forward`` returns what a layer makes of its input, and what ``backward`` will need. Both may use
+buffers of the pass; ``backward`` overwrites the derivatives that it is given.
+
+Letters: N samples, I inputs, O outputs.
+"""
+
+import math
+from functools import singledispatch
+from typing import Any, NamedTuple
+
+from array_api_compat import device
+
+from deepstrata.ops import random
+from deepstrata.ops.backend import Scratch, add_product, namespace, product
+from deepstrata.ops.dense import ACTIVATIONS, DenseParams
+from deepstrata.ops.partials import Into, put
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.shapes import Shape
+from deepstrata.schemas.trees import Array, ArraySpec, Tree
+
+
+class Pass(NamedTuple):
+    """What a layer knows of a pass besides its arrays."""
+
+    rows: Array
+    """(N,) int64 global rows of the samples."""
+    key: Key | None
+    """Address of what is drawn; None where nothing is: the layer is used, not trained."""
+    scratch: Scratch
+
+
+@singledispatch
+def specs(layer: Any, shape: Shape) -> Tree:
+    """Return the parameters' tree with an ``ArraySpec`` for each; ``()`` where there are none.
+
+    Parameters
+    ----------
+    shape
+        Of a sample that the layer takes.
+    """
+    return ()
+
+
+@singledispatch
+def fans(layer: Any, spec: DenseParams) -> tuple[int, int]:
+    """Return how many numbers make one output, and in how many outputs one number takes part."""
+    *window, inputs, outputs = spec.weights.shape
+    return math.prod(window) * inputs, math.prod(window) * outputs
+
+
+def initial_scale(layer: Any, spec: DenseParams) -> float:
+    """Return the standard deviation that a layer's weights begin with."""
+    if not isinstance(layer.initial_weights, str):
+        return float(layer.initial_weights)
+    inputs, outputs = fans(layer, spec)
+    variances = {"glorot": 2.0 / (inputs + outputs), "he": 2.0 / inputs, "lecun": 1.0 / inputs}
+    return math.sqrt(variances[layer.initial_weights])
+
+
+@singledispatch
+def connect(layer: Any, weights: Array) -> Array:
+    """Overwrite weights, or their gradient, with zeros where there is no connection."""
+    return weights
+
+
+@singledispatch
+def forward(layer: Any, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    """Return a layer's output, (N, ...) -> (N, ...), and what ``backward`` needs."""
+    raise NotImplementedError(f"no layer is registered for {type(layer).__name__}")
+
+
+@singledispatch
+def backward(
+    layer: Any,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    """Return derivatives by a layer's input, and its gradient summed over samples.
+
+    Parameters
+    ----------
+    saved
+        From ``forward``.
+    delta
+        (N, ...) derivatives by the layer's output; overwritten.
+    out
+        Where to write the gradient.
+    below
+        Whether anybody wants the derivatives by the input; None is returned otherwise.
+    """
+    raise NotImplementedError(f"no layer is registered for {type(layer).__name__}")
+
+
+def as_rows(x: Array) -> Array:
+    """Return (N, ...) as (N, I), a view where the memory allows."""
+    return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
+
+
+@specs.register(Dense)
+@specs.register(Softmax)
+def _(layer: Dense | Softmax, shape: Shape) -> DenseParams:
+    units = layer.classes if isinstance(layer, Softmax) else layer.units
+    return DenseParams(ArraySpec((math.prod(shape), units)), ArraySpec((units,)))
+
+
+@forward.register
+def _(layer: Dense, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    return _dense(layer.activation, params, x, at)
+
+
+@forward.register
+def _(layer: Softmax, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    """The output is the logits: the loss goes on from them."""
+    return _dense("linear", params, x, at)
+
+
+def _dense(activation: str, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    rows = as_rows(x)
+    into = at.scratch.empty("y", (rows.shape[0], params.bias.shape[0]), params.weights)
+    y = ACTIVATIONS[activation][0](product(rows, params.weights, into), params.bias)
+    return y, (x, y)
+
+
+@backward.register(Dense)
+@backward.register(Softmax)
+def _(
+    layer: Dense | Softmax,
+    params: DenseParams,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    x, y = saved
+    rows = as_rows(x)
+    if isinstance(layer, Dense):
+        delta = ACTIVATIONS[layer.activation][1](delta, y)
+    bias = namespace(x).sum(delta, axis=0)
+    if out is None:
+        found = DenseParams(product(rows.T, delta), bias)
+    else:
+        weights = add_product(rows, delta, out.tree.weights, out.scale, out.keep)
+        found = DenseParams(weights, put(bias, out.tree.bias, out))
+    if not below:
+        return None, found
+    into = product(delta, params.weights.T, at.scratch.empty("dx", rows.shape, delta))
+    return namespace(into).reshape(into, x.shape), found
+
+
+@forward.register
+def _(layer: Flatten, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    return as_rows(x), x.shape
+
+
+@backward.register
+def _(
+    layer: Flatten,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    return namespace(delta).reshape(delta, saved), ()
+
+
+@forward.register
+def _(layer: Activation, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    xp = namespace(x)
+    rows = xp.asarray(as_rows(x), copy=True)
+    no_bias = xp.zeros((rows.shape[1],), dtype=rows.dtype, device=device(rows))
+    y = ACTIVATIONS[layer.function][0](rows, no_bias)
+    return xp.reshape(y, x.shape), y
+
+
+@backward.register
+def _(
+    layer: Activation,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    slope = ACTIVATIONS[layer.function][1](as_rows(delta), saved)
+    return namespace(delta).reshape(slope, delta.shape), ()
+
+
+@forward.register
+def _(layer: Dropout, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    if at.key is None:
+        return x, None
+    xp, rows = namespace(x), as_rows(x)
+    drawn = random.uniform(at.key, at.rows, rows.shape[1], like=x)
+    kept = xp.astype(drawn >= layer.rate, x.dtype) / (1.0 - layer.rate)
+    kept = xp.reshape(kept, x.shape)
+    return x * kept, kept
+
+
+@backward.register
+def _(
+    layer: Dropout,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    return delta if saved is None else delta * saved, ()
