@@ -59,5 +59,6 @@ def local_steps(
             optimisers.follow_in_place(optimiser, rates, state, params, last=step == steps - 1)
         else:
             optimisers.update_in_place(optimiser, rates, partial.total, rows, state, params)
+        models.project_in_place(model, params)
         stats = add_stats(stats, partial.stats)
     return params, state, carry, n, stats

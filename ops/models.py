@@ -2,7 +2,7 @@
 
 A deep belief net's parameters are a tuple with one entry a layer. Straight after pretraining an
 RBM's entry is ``RBMParams``; ``feed_forward`` keeps its recognition weights as ``DenseParams``,
-and backpropagation works on those (Hinton & Salakhutdinov 2006).
+and backpropagation works on those (Hinton & Salakhutdinov 2006). Of a PSD it keeps the encoder.
 
 Letters: N samples, V visible units, L layers, K classes.
 """
@@ -13,19 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, layers, rbm
+from deepstrata.ops import dense, layers, psd, rbm, sparse_coding
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present
+from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import RBM, Layered, Model, Net
-from deepstrata.schemas.shapes import Shape, shapes_through
+from deepstrata.schemas.models import RBM, Layered, Model, Net, Unsupervised
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
 
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
@@ -71,11 +74,17 @@ def _(model: RBM, visible: int) -> RBMParams:
     return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
 
 
+shapes.register(SparseCoding, sparse_coding.shapes)
+shapes.register(PSD, psd.shapes)
+
+
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
     inputs = _inputs(model, visible)
     return tuple(
-        shapes(layer, math.prod(shape)) if isinstance(layer, RBM) else layers.specs(layer, shape)
+        shapes(layer, math.prod(shape))
+        if isinstance(layer, Unsupervised)
+        else layers.specs(layer, shape)
         for layer, shape in zip(model.layers, inputs, strict=False)
     )
 
@@ -105,11 +114,15 @@ def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMPara
     return drawn
 
 
+init.register(SparseCoding, sparse_coding.init)
+init.register(PSD, psd.init)
+
+
 @init.register
 def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
         init(layer, math.prod(shape), fold(key, "layer", i), backend)
-        if isinstance(layer, RBM)
+        if isinstance(layer, Unsupervised)
         else _fresh(layer, shape, fold(key, "layer", i), backend)
         for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
     )
@@ -117,6 +130,8 @@ def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[T
 
 def _fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | None = None) -> Any:
     """Draw the parameters of a layer that takes samples of ``shape``."""
+    if isinstance(layer, PSD):
+        return recognition(init(layer, math.prod(shape), key, backend))
     found = layers.specs(layer, shape)
     if not found:
         return found
@@ -125,11 +140,30 @@ def _fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | 
     return drawn._replace(weights=layers.connect(layer, drawn.weights))
 
 
+@singledispatch
+def recognition(params: Tree) -> Tree:
+    """Return what a feed-forward net keeps of a layer's parameters, by their type."""
+    return params
+
+
+@recognition.register
+def _(params: RBMParams) -> DenseParams:
+    return DenseParams(params.weights, params.hidden_bias)
+
+
+@recognition.register
+def _(params: PSDParams) -> EncoderParams:
+    return EncoderParams(params.weights, params.bias, params.gain)
+
+
+def is_pretrained(params: Tree) -> bool:
+    """Tell whether a layer's parameters are those of learning without labels."""
+    return recognition(params) is not params
+
+
 def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
-    return tuple(
-        DenseParams(p.weights, p.hidden_bias) if isinstance(p, RBMParams) else p for p in params
-    )
+    return tuple(map(recognition, params))
 
 
 def start_net(
@@ -145,7 +179,7 @@ def start_net(
     ----------
     pretrained
         None for fresh weights; a net that was trained before, which goes on as it is; or the
-        RBMs of the bottom layers (what else it holds is drawn anew, a softmax close to zero).
+        pretrained bottom layers (what else it holds is drawn anew, a softmax close to zero).
 
     Raises
     ------
@@ -157,8 +191,8 @@ def start_net(
             "fine-tuning learns classes: the model must be a DBN or a Network with a Softmax"
         )
     given = () if pretrained is None else pretrained
-    if any(isinstance(p, RBMParams) for p in given):
-        given = tuple(p for p in given if isinstance(p, RBMParams))
+    if any(map(is_pretrained, given)):
+        given = tuple(filter(is_pretrained, given))
     net, inputs = list(feed_forward(given)), _inputs(model, visible)
     for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None
@@ -234,6 +268,8 @@ def gradient(
 
 
 gradient.register(RBM, rbm.contrastive_divergence)
+gradient.register(SparseCoding, sparse_coding.gradient)
+gradient.register(PSD, psd.gradient)
 
 
 @gradient.register
@@ -317,6 +353,10 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
     return rbm.hidden_mean(params, x)
 
 
+encode.register(SparseCoding, sparse_coding.encode)
+encode.register(PSD, psd.encode)
+
+
 @encode.register
 def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
     layer = _code_layer(model) if layer is None else layer
@@ -343,8 +383,8 @@ def _code_layer(model: Net) -> int:
 
 def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
-    if isinstance(model, RBM):
-        return model.hidden
+    if not isinstance(model, Layered):
+        return math.prod(shape_after(model, (visible,)))
     layer = _code_layer(model) if layer is None else layer
     return math.prod(_inputs(model, visible)[layer + 1])
 
@@ -362,10 +402,62 @@ def predict(model: Model, params: Tree, x: Array) -> Array:
 
 
 @singledispatch
+def decode(model: Model, params: Tree, code: Array) -> Array:
+    """Return what codes of a layer that learns without labels stand for: (N, A) -> (N, V)."""
+    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
+
+
+@decode.register
+def _(model: RBM, params: RBMParams, code: Array) -> Array:
+    return rbm.visible_mean(model, params, code)
+
+
+decode.register(SparseCoding, sparse_coding.decode)
+decode.register(PSD, sparse_coding.decode)
+
+
+@singledispatch
+def filters(params: Tree) -> Array:
+    """Return what each unit of a layer that learns without labels looks for: (A, V)."""
+    raise NotImplementedError(f"no filters are registered for {type(params).__name__}")
+
+
+@filters.register
+def _(params: RBMParams) -> Array:
+    return params.weights.T
+
+
+@filters.register(SparseCodingParams)
+@filters.register(PSDParams)
+def _(params: SparseCodingParams | PSDParams) -> Array:
+    return params.dictionary
+
+
+@singledispatch
+def project_in_place(model: Model, params: Tree) -> None:
+    """Bring parameters that were stepped or averaged back to where the model wants them.
+
+    Most models leave them where they are. Done after every step, local or shared.
+    """
+
+
+@project_in_place.register
+def _(model: SparseCoding, params: SparseCodingParams) -> None:
+    sparse_coding.hold_in_ball(params.dictionary)
+
+
+@project_in_place.register
+def _(model: PSD, params: PSDParams) -> None:
+    sparse_coding.hold_on_sphere(params.dictionary)
+
+
+@singledispatch
 def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
-    An RBM: ``squared_error`` of reconstructions, ``free_energy``. A DBN as pretrained:
+    An RBM: ``squared_error`` of reconstructions, ``free_energy``. Sparse models:
+    ``squared_error``, ``nonzero_share`` and ``energy`` of inferred codes; a PSD
+    ``prediction_error`` and ``predicted_squared_error`` too. A DBN as pretrained:
     ``squared_error`` of the mean-field pass up and down. A DBN that classifies: ``loss``
     (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
 
@@ -389,9 +481,13 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     }
 
 
+evaluate.register(SparseCoding, sparse_coding.evaluate)
+evaluate.register(PSD, psd.evaluate)
+
+
 @evaluate.register
 def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if any(isinstance(p, RBMParams) for p in params):
+    if any(map(is_pretrained, params)):
         return _evaluate_stack(model, params, batch)
     classes = _classes(model)
     labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
@@ -409,11 +505,11 @@ def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
 
 def _evaluate_stack(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
     x = down = present(batch)
-    stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if isinstance(p, RBMParams)]
-    for _, p in stack:
-        down = rbm.hidden_mean(p, down)
+    stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if is_pretrained(p)]
+    for m, p in stack:
+        down = encode(m, p, down)  # type: ignore[arg-type]
     for m, p in reversed(stack):
-        down = rbm.visible_mean(m, p, down)  # type: ignore[arg-type]
+        down = decode(m, p, down)
     return {"squared_error": float(_error(batch, x, down)), "n": x.shape[0]}
 
 

@@ -35,6 +35,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.models import DBN, RBM, Network
 from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -75,6 +76,7 @@ _LAZY = {
 
 __all__ = [
     "DBN",
+    "PSD",
     "RBM",
     "SGD",
     "Activation",
@@ -111,6 +113,7 @@ __all__ = [
     "Scale",
     "SchemaError",
     "Softmax",
+    "SparseCoding",
     "Split",
     "Standardise",
     "Steps",

@@ -131,7 +131,7 @@ def load_encoder(path: str) -> TrainedEncoder:
     """
     info, flat = load_model(path)
     like = models.shapes(info.model, info.visible)
-    if isinstance(info.model, Layered) and "params/0/visible_bias" not in flat:
+    if isinstance(info.model, Layered) and not flatten(like, "params").keys() <= flat.keys():
         like = models.feed_forward(like)
     params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})

@@ -190,6 +190,7 @@ def update_task(
         params, state = optimisers.update(
             outer, rates, whole.total, whole.n, rounded.state.optimiser, rounded.state.params
         )
+        models.project_in_place(settings.model, params)
         return Rounded(TrainState(params, state), whole.n, whole.stats)
 
 

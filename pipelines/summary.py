@@ -4,16 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import models, rbm
+from deepstrata.ops import models
 from deepstrata.ops.partials import Batch
-from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
 from deepstrata.schemas import stages
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import Layered
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import sealed, stores
@@ -86,31 +85,31 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
 
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
     """
-    params = trained.params.load()
     found, seen = [], None
-    for i, layer in enumerate(_stack(params)):
-        seen = layer.weights if seen is None else seen @ layer.weights
-        norms = np.linalg.norm(seen, axis=0)
+    for i, (_, params) in enumerate(_stack(trained)):
+        own = models.filters(params)
+        seen = own if seen is None else own @ seen
+        norms = np.linalg.norm(seen, axis=1)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
-        found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
+        found.append((f"layer {i + 1}", _picture(context, seen[strongest])))
     return tuple(found)
 
 
-def _stack(params: Tree) -> tuple[RBMParams, ...]:
-    return (params,) if isinstance(params, RBMParams) else params
-
-
-def _machines(model: Model) -> tuple[RBM, ...]:
-    return (model,) if isinstance(model, RBM) else model.layers  # type: ignore[return-value]
+def _stack(trained: TrainedModel) -> list[tuple[Any, Tree]]:
+    """Return each layer with its parameters."""
+    params = trained.params.load()
+    if not isinstance(trained.model, Layered):
+        return [(trained.model, params)]
+    return list(zip(trained.model.layers, params, strict=True))
 
 
 def reconstruct(trained: TrainedModel, x: Array) -> Array:
-    """Pass samples up through a stack of RBMs and down again, by probabilities."""
-    stack = list(zip(_machines(trained.model), _stack(trained.params.load()), strict=True))
-    for _, params in stack:
-        x = rbm.hidden_mean(params, x)
-    for machine, params in reversed(stack):
-        x = rbm.visible_mean(machine, params, x)
+    """Pass samples up through a pretrained stack and down again, by probabilities."""
+    stack = _stack(trained)
+    for layer, params in stack:
+        x = models.encode(layer, params, x)
+    for layer, params in reversed(stack):
+        x = models.decode(layer, params, x)
     return x
 
 

@@ -18,9 +18,10 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import RBM, Layered, Model
 from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
 from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -213,7 +214,7 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
+    return ", ".join(map(_layer, model.layers if isinstance(model, Layered) else (model,)))
 
 
 @singledispatch
@@ -224,6 +225,16 @@ def _layer(layer: Any) -> str:
 @_layer.register
 def _(layer: RBM) -> str:
     return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: SparseCoding) -> str:
+    return f"sparse coding, {layer.atoms} atoms"
+
+
+@_layer.register
+def _(layer: PSD) -> str:
+    return f"PSD, {layer.atoms} atoms"
 
 
 @_layer.register

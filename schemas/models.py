@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.layers import Dense, PlainLayer, Softmax
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.sparse import PSD, SparseCoding
 
 
 class RBM(Declaration):
@@ -46,6 +47,10 @@ def _(layer: RBM, shape: Shape) -> Shape:
     return (layer.hidden,)
 
 
+Unsupervised = RBM | PSD
+"""Layers that learn without labels what a network then goes on with."""
+
+
 class Layered(Declaration):
     """Layers one above the other; the last may be a ``Softmax``, if the model is to classify."""
 
@@ -62,7 +67,15 @@ class Layered(Declaration):
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Softmax) and i < len(self.layers) - 1:
                 raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
-            if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
+            below = self.layers[i - 1] if i else None
+            if not isinstance(layer, RBM) or below is None:
+                continue
+            if isinstance(below, PSD) and layer.visible_units != "gaussian":
+                raise ValueError(
+                    f"layer {i} is an RBM with bernoulli visible units; the PSD below gives "
+                    "numbers of either sign, so it takes gaussian ones"
+                )
+            if not isinstance(below, PSD) and layer.visible_units != "bernoulli":
                 raise ValueError(
                     f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
                     "probabilities of the layer below, so it takes bernoulli ones"
@@ -92,7 +105,7 @@ class Network(Layered):
 
     kind: Literal["network"] = "network"
     layers: Annotated[
-        tuple[Annotated[RBM | PlainLayer | Softmax, Field(discriminator="kind")], ...],
+        tuple[Annotated[RBM | PSD | PlainLayer | Softmax, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     input_shape: tuple[PositiveInt, ...] | None = None
@@ -101,8 +114,8 @@ class Network(Layered):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        names = [layer.name for layer in self.layers if not isinstance(layer, RBM) and layer.name]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        names = [getattr(layer, "name", "") for layer in self.layers]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two layers are called {twice!r}; give one another name")
         # Of a vector no layer but those that know places asks how long it is.
@@ -111,4 +124,4 @@ class Network(Layered):
 
 
 Net = DBN | Network
-Model = Annotated[RBM | DBN | Network, Field(discriminator="kind")]
+Model = Annotated[RBM | SparseCoding | PSD | DBN | Network, Field(discriminator="kind")]

@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import RBM, Layered, Model, Net
+from deepstrata.schemas.models import Layered, Model, Net, Unsupervised
 from deepstrata.schemas.optimisers import SGD, Optimiser
+from deepstrata.schemas.sparse import SparseCoding
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -156,7 +157,10 @@ def _how_many(value: Any) -> str:
 
 
 class Pretrain(_Train):
-    """Train the RBMs of a model one by one; each reads the activations of the one below."""
+    """Train without labels the layers of a model that can, one by one.
+
+    Each of the RBMs and PSDs at the bottom reads the activations of the one below.
+    """
 
     kind: Literal["pretrain"] = "pretrain"
     model: Model
@@ -164,18 +168,18 @@ class Pretrain(_Train):
         Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
         Discriminator(_how_many),
     ] = SGD(learning_rate=0.05, momentum=0.5)
-    """One for all RBMs, or one each."""
+    """One for all layers that are pretrained, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
-    """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
+    """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def rbms(self) -> tuple[RBM, ...]:
-        """The RBMs at the bottom of the model, in the order in which they are trained."""
-        if isinstance(self.model, RBM):
+    def rbms(self) -> tuple[Unsupervised | SparseCoding, ...]:
+        """The RBMs (or PSDs) at the bottom of the model, in the order in which they are trained."""
+        if not isinstance(self.model, Layered):
             return (self.model,)
-        stack: list[RBM] = []
+        stack: list[Unsupervised] = []
         for layer in self.model.layers:
-            if not isinstance(layer, RBM):
+            if not isinstance(layer, Unsupervised):
                 break
             stack.append(layer)
         return tuple(stack)
@@ -184,12 +188,12 @@ class Pretrain(_Train):
     def _trainable(self) -> Self:
         if not self.rbms:
             raise ValueError(
-                "expected a model whose first layer is an RBM: there is nothing to pretrain; "
+                "expected a model whose first layer is an RBM or a PSD: nothing to pretrain; "
                 "FineTune(model=...) trains one from fresh weights"
             )
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
             raise ValueError(
-                f"expected one optimiser, or one for each of the {len(self.rbms)} RBMs; "
+                f"expected one optimiser, or one for each of {len(self.rbms)} pretrained layers; "
                 f"found {len(self.optimiser)}"
             )
         return self

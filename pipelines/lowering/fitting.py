@@ -14,7 +14,7 @@ from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import RBM, Layered, Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
@@ -58,7 +58,9 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 settings=Learning(
                     rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=context.feed._replace(visible_units=rbm.visible_units if i == 0 else None),
+                feed=context.feed._replace(
+                    visible_units=getattr(rbm, "visible_units", None) if i == 0 else None
+                ),
                 grid=context.grid,
                 counts=context.counts,
                 epochs=stage.epochs,
@@ -67,7 +69,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 url=training_url(context, name, key),
             )
         )
-        visible = rbm.hidden
+        visible = models.code_width(rbm, visible)
     return found
 
 
@@ -118,7 +120,7 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     """Put the trained layers together to one model that later stages go on from."""
     model: Model = stage.model
     whole = saved[0]
-    if not isinstance(model, RBM):
+    if isinstance(model, Layered):
         model = model.model_copy(update={"layers": stage.rbms})
         params = tuple(layer.load() for layer in saved)
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")

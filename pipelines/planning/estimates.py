@@ -152,7 +152,7 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
         stored = i > 0 and stores_activations(stage, found.samples, visible)
         step = _training(name, stage, rbm, optimiser, visible, found, 4 * visible * stored)
         steps.append(_after_storing(step, found, visible) if stored else step)
-        visible = rbm.hidden
+        visible = models.code_width(rbm, visible)
     return steps
 
 

@@ -21,6 +21,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.models import Network
 from deepstrata.schemas.shapes import shape_after
+from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 VECTOR, IMAGE = (11,), (7, 6, 4)
@@ -34,6 +35,8 @@ CASES = [
     (Activation(function="tanh"), VECTOR),
     (Activation(function="relu"), IMAGE),
     (Dropout(rate=0.4), IMAGE),
+    (PSD(atoms=6), VECTOR),
+    (PSD(atoms=6), IMAGE),
 ]
 NAMES = [f"{i}-{layer.kind}" for i, (layer, _) in enumerate(CASES)]
 

@@ -13,6 +13,7 @@ from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
 from deepstrata.schemas.models import DBN, RBM, Layered, Network
 from deepstrata.schemas.optimisers import SGD
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 V, N, KEY = 12, 30, Key(77)
@@ -23,6 +24,10 @@ MODELS = [
     RBM(hidden=7, visible_units="gaussian"),
     RBM(hidden=7, persistent=True, chains=9),
     RBM(hidden=7, persistent=True, chains=9, visible_units="gaussian", gibbs_steps=2),
+    SparseCoding(atoms=9, penalty=0.2, steps=30),
+    SparseCoding(atoms=30, penalty=0.2, steps=30),
+    SparseCoding(atoms=9, penalty=0.2, steps=10, inference="line_search"),
+    PSD(atoms=9, penalty=0.2),
     DBN(layers=(Softmax(classes=3),)),
     DBN(layers=(RBM(hidden=7), RBM(hidden=5), Softmax(classes=3))),
     DBN(layers=(RBM(hidden=7, visible_units="gaussian"), Dense(units=6), Softmax(classes=3))),
@@ -35,6 +40,7 @@ MODELS = [
         )
     ),
     Network(layers=(RBM(hidden=7), Dense(units=6, activation="softplus"), Softmax(classes=3))),
+    Network(layers=(PSD(atoms=7), RBM(hidden=5, visible_units="gaussian"), Softmax(classes=3))),
     Network(
         layers=(
             Dense(units=8, activation="scaled_tanh"),
@@ -97,10 +103,10 @@ class TestModel:
         assert_same(params, models.init(model, V, KEY))
         other = models.init(model, V, Key(78))
         for name, leaf in flatten(params).items():
-            if name.endswith("weights"):
+            if name.endswith(("weights", "dictionary")):
                 assert (leaf != flatten(other)[name]).any()
             else:
-                assert not leaf.any()
+                assert (leaf == float(name.endswith("gain"))).all()
 
     def test_gradient_is_shaped_like_the_parameters(self, model):
         params, carry = start(model)

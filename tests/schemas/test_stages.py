@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, RBM, Network
 from deepstrata.schemas.optimisers import SGD, Adam
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -140,18 +141,22 @@ def test_the_rbms_at_the_bottom_are_pretrained() -> None:
     assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
     assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    for sparse in (PSD(atoms=3), SparseCoding(atoms=3)):
+        assert Pretrain(model=sparse).rbms == (sparse,)
+    net = Network(layers=(PSD(atoms=3), PSD(atoms=2), Softmax(classes=2)))
+    assert Pretrain(model=net).rbms == net.layers[:2]
 
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM"
+        "expected a model whose first layer is an RBM or a PSD"
     )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_optimiser_or_one_each(count: int) -> None:
     assert told(Pretrain, model=STACK, optimiser=(SGD(),) * count) == (
-        f"expected one optimiser, or one for each of the 2 RBMs; found {count}"
+        f"expected one optimiser, or one for each of 2 pretrained layers; found {count}"
     )
 
 
