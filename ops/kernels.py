@@ -158,8 +158,8 @@ def shrink(u: Array, offset: Array, z: Array, threshold: float, momentum: float)
         Of one shape.
     """
     if is_fast(u, offset, z):
-        flat = (a.reshape(-1) for a in (u, offset, z))
-        compiled.shrink(*flat, np.float32(threshold), np.float32(momentum))
+        numbers = np.float32(threshold), np.float32(momentum)
+        compiled.shrink(u.reshape(-1), offset.reshape(-1), z.reshape(-1), *numbers)
         return
     new = soft_threshold(u + offset, threshold)
     u[...] = new + momentum * (new - z)

@@ -50,7 +50,8 @@ class PSDParams(NamedTuple):
 
 def shapes(model: PSD, visible: int) -> PSDParams:
     """Return what the parameters look like; see ``models.shapes``."""
-    return PSDParams(*layers.specs(model, (visible,)), ArraySpec((model.atoms, visible)))
+    encoder: EncoderParams = layers.specs(model, (visible,))
+    return PSDParams(*encoder, dictionary=ArraySpec((model.atoms, visible)))
 
 
 def init(model: PSD, visible: int, key: Key, backend: Backend = "numpy") -> PSDParams:
