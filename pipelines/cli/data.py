@@ -27,7 +27,8 @@ def ingest(format: str, source: str, dest: str, sample_dim: str | None) -> None:
 
     DEST becomes a Zarr v3 group. FORMAT is one of idx (the four files of an MNIST-like set,
     gzipped or not), npy, npz, csv,
-    netcdf, zarr and digits (scikit-learn's, which need no SOURCE: give "-").
+    netcdf, zarr, digits (scikit-learn's, which need no SOURCE: give "-"), and
+    patches (of pictures in a Zarr group; of scikit-learn's with "-").
     """
     from deepstrata.pipelines.report.terminal import console_for, schema_table
     from deepstrata.storage.ingest import ingest as write
