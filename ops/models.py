@@ -457,7 +457,7 @@ def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
 
     An RBM: ``squared_error`` of reconstructions, ``free_energy``. Sparse models:
     ``squared_error``, ``nonzero_share`` and ``energy`` of inferred codes; a PSD
-    ``prediction_error`` and ``predicted_squared_error`` too. A DBN as pretrained:
+    ``prediction_distance`` and ``predicted_squared_error`` too. A DBN as pretrained:
     ``squared_error`` of the mean-field pass up and down. A DBN that classifies: ``loss``
     (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
 

@@ -148,7 +148,7 @@ def _measure(
     explained = sparse_coding.explain(synthesis, batch, x, z, model.penalty, scratch)
     distance = squared_error(found.predicted, z)
     energy = explained.stats["energy"] + model.prediction_weight * distance
-    more = {"prediction_error": distance, "energy": energy}
+    more = {"prediction_distance": distance, "energy": energy}
     return explained.stats | more, explained.delta
 
 
@@ -179,7 +179,7 @@ def _encoder_gradient(
 def evaluate(model: PSD, params: PSDParams, batch: Batch) -> dict[str, float]:
     """Return sums over the samples; see ``models.evaluate``.
 
-    Those of the inferred codes, ``prediction_error``, and ``predicted_squared_error``: of what
+    Those of the inferred codes, ``prediction_distance``, and ``predicted_squared_error``: of what
     the dictionary makes of the predictions.
     """
     x, scratch = present(batch), Scratch()

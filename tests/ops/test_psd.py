@@ -80,7 +80,7 @@ def test_evaluation_measures_codes_and_predictions():
     exact = {
         "squared_error": ((batch.x - z @ params.dictionary) ** 2).sum(),
         "predicted_squared_error": ((batch.x - p @ params.dictionary) ** 2).sum(),
-        "prediction_error": ((z - p) ** 2).sum(),
+        "prediction_distance": ((z - p) ** 2).sum(),
         "nonzero_share": (z != 0).sum() / A,
         "energy": energy(params, batch.x, z),
         "n": N,

@@ -79,7 +79,7 @@ def test_a_psd_is_measured_encoded_and_reported(
     np.testing.assert_allclose(done.model.encode(image), done.codes["code"], atol=1e-6)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "8 hidden units" in page
-    assert "Prediction error" in page
+    assert "Prediction distance" in page
 
 
 def test_a_network_goes_on_from_its_psds(bars_path: str, client: Client, tmp_path: Path) -> None:
