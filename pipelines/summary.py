@@ -13,7 +13,8 @@ from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
 from deepstrata.schemas import stages
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.layers import Convolution, Dense, Softmax
+from deepstrata.schemas.models import RBM, Layered, Model
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import sealed, stores
@@ -48,6 +49,8 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
             reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
             reconstructions_of=where,
         )
+    else:
+        report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
     return _with_codes(report, context)
 
@@ -94,6 +97,22 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
         found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
     return tuple(found)
+
+
+def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
+    """Return what the units of a fine-tuned net's first layer look for, the strongest of them."""
+    trained = _first(context, stages.FineTune)
+    layer = trained.model.layers[0] if trained and isinstance(trained.model, Layered) else None
+    if not isinstance(layer, Convolution | Dense | RBM | Softmax):
+        return ()
+    weights = trained.params.load()[0].weights  # type: ignore[union-attr]
+    if isinstance(layer, Convolution):  # its channels are drawn one below the other
+        pictures = np.moveaxis(weights, (-1, -2), (0, 1))
+    else:
+        pictures = _picture(context, weights.T)
+    norms = np.linalg.norm(pictures.reshape(len(pictures), -1), axis=1)
+    strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
+    return (("layer 1", pictures[strongest]),)
 
 
 def _stack(params: Tree) -> tuple[RBMParams, ...]:
