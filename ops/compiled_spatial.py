@@ -12,7 +12,8 @@ numba's cache on disk does not notice when a function of another file changes.
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils as untyped
+from numba.core import types
 from numba.extending import intrinsic
 
 from deepstrata.ops.compiled import ZERO, Floats, compiled
@@ -20,6 +21,7 @@ from deepstrata.ops.compiled import ZERO, Floats, compiled
 BLOCK = 8  #: sums side by side: what hides the latency of the multiply-adds
 NARROW, WIDE = 16, 32  #: units in a vector
 FLOAT, INT, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+cgutils: Any = untyped
 
 
 def _at(builder: Any, pointer: Any, index: Any, kind: Any = FLOAT) -> Any:
@@ -70,8 +72,7 @@ def _write(builder: Any, width: int, value: Any, pointer: Any, count: Any, add: 
     builder.call(store, [value, pointer, LANE(4), wanted])
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _products(
+def _typed_products(
     typing: Any,
     width: Any,
     add: Any,
@@ -119,6 +120,9 @@ def _products(
 
     n = types.int64
     return types.void(width, add, x, starts, n, bases, n, n, v, n, out, places, n), emit
+
+
+_products: Any = intrinsic(prefer_literal=True)(_typed_products)
 
 
 @compiled
