@@ -18,13 +18,25 @@ from deepstrata.schemas.errors import (
     DataError,
     DeclarationError,
     DeepstrataError,
+    DivergenceError,
     SchemaError,
     StorageError,
 )
 from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
-from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -77,6 +89,8 @@ __all__ = [
     "DeclarationError",
     "DeepstrataError",
     "Dense",
+    "DivergenceError",
+    "EarlyStopping",
     "Encode",
     "Evaluate",
     "Exponential",
@@ -86,6 +100,7 @@ __all__ = [
     "LocalSteps",
     "Pipeline",
     "Pretrain",
+    "ReduceOnPlateau",
     "Report",
     "Run",
     "Scale",
@@ -97,6 +112,7 @@ __all__ = [
     "StorageError",
     "Synchronous",
     "Variable",
+    "WarmUp",
     "ZarrSource",
     "connect",
     "ingest",
