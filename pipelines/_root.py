@@ -18,6 +18,7 @@ from deepstrata.schemas.errors import (
     DataError,
     DeclarationError,
     DeepstrataError,
+    DivergenceError,
     SchemaError,
     StorageError,
 )
@@ -34,9 +35,20 @@ from deepstrata.schemas.layers import (
     TransposedConvolution,
 )
 from deepstrata.schemas.models import DBN, RBM, Network
-from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -93,6 +105,8 @@ __all__ = [
     "Delayed",
     "Dense",
     "Dropout",
+    "DivergenceError",
+    "EarlyStopping",
     "Encode",
     "Evaluate",
     "Exponential",
@@ -106,6 +120,7 @@ __all__ = [
     "Pipeline",
     "Pooling",
     "Pretrain",
+    "ReduceOnPlateau",
     "Report",
     "Run",
     "Scale",
@@ -118,6 +133,7 @@ __all__ = [
     "Synchronous",
     "TransposedConvolution",
     "Variable",
+    "WarmUp",
     "ZarrSource",
     "connect",
     "ingest",

@@ -14,6 +14,8 @@ LONG_NAMES = {
     "loss": "cross-entropy",
     "error": "share of samples that are misclassified",
     "n": "samples in the round",
+    "learning_rate": "learning rate when the round began",
+    "kept_epoch": "epoch with the best parameters so far",
 }
 
 

@@ -5,6 +5,7 @@ from functools import singledispatch
 from textwrap import wrap
 from typing import Any
 
+from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
@@ -19,7 +20,16 @@ from deepstrata.schemas.layers import (
     TransposedConvolution,
 )
 from deepstrata.schemas.models import RBM, Model
-from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
+from deepstrata.schemas.optimisers import (
+    Cosine,
+    Exponential,
+    Linear,
+    Optimiser,
+    Rate,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
@@ -183,7 +193,7 @@ def _(stage: Pretrain) -> list[str]:
     lines = list(dict.fromkeys(map(describe_optimiser, optimisers)))
     return [
         describe_model(stage.model),
-        f"{stage.epochs} epochs",
+        describe(stage),
         *lines,
         _strategy(stage.strategy),
     ]
@@ -193,7 +203,7 @@ def _(stage: Pretrain) -> list[str]:
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
-    return [*model, f"{stage.epochs} epochs", optimiser, _strategy(stage.strategy)]
+    return [*model, describe(stage), optimiser, _strategy(stage.strategy)]
 
 
 @settings.register
@@ -257,7 +267,9 @@ def describe_optimiser(optimiser: Optimiser) -> str:
     """Return an optimiser in one line: ``SGD, rate 0.05, momentum 0.5 to 0.9``."""
     text = f"{type(optimiser).__name__}, rate {_rate(optimiser.learning_rate)}"
     momentum = getattr(optimiser, "momentum", 0)
-    return f"{text}, momentum {_rate(momentum)}" if momentum else text
+    clip = next((c for c in (optimiser.clip_norm, optimiser.clip_value) if c), None)
+    text = f"{text}, momentum {_rate(momentum)}" if momentum else text
+    return text if clip is None else f"{text}, clipped at {number(clip)}"
 
 
 def _rate(rate: Rate) -> str:
@@ -267,6 +279,10 @@ def _rate(rate: Rate) -> str:
         return f"{number(rate.start)} to {number(rate.end)}"
     if isinstance(rate, Exponential):
         return f"{number(rate.start)} falling"
+    if isinstance(rate, ReduceOnPlateau):
+        return f"{number(rate.start)} falling on plateaus"
+    if isinstance(rate, WarmUp):
+        return f"{_rate(rate.then)} after a warm-up"
     return number(rate)
 
 

@@ -21,6 +21,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     classifies,
+    decides,
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -63,6 +64,8 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
+            if isinstance(stage, Pretrain | FineTune) and decides(stage):
+                self._check_validation(stage)
         self._check_outputs()
         return self
 
@@ -121,6 +124,21 @@ class Pipeline(Document):
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
                     f"with has the layers 0 to {layers - 1}"
                 )
+
+    def _check_validation(self, stage: Pretrain | FineTune) -> None:
+        """Check that there is something for the ends of epochs to decide by."""
+        why = f"stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+        if stage.monitor == 0:
+            raise ValueError(
+                f"{why}validation samples to look at, found monitor=0; set it to how many, such as "
+                "1000"
+            )
+        split = next((s for s in self.stages if isinstance(s, Split)), None)
+        if split is None or (split.by is None and split.validation == 0):
+            raise ValueError(
+                f"{why}a validation part, found none; add Split(validation=0.1), or Split(by=...) "
+                "with a variable that names each sample's part"
+            )
 
     def _check_outputs(self) -> None:
         written: dict[str | None, str] = {}

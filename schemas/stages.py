@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self, TypeGuard
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
     PositiveInt,
@@ -18,7 +19,7 @@ from pydantic import (
 
 from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.models import RBM, Layered, Model, Net
-from deepstrata.schemas.optimisers import SGD, Optimiser
+from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -142,6 +143,14 @@ class Standardise(_Stage):
     """Added to the standard deviation."""
 
 
+class EarlyStopping(Declaration):
+    """Stop at the end of an epoch when ``patience`` of them in a row have brought no gain."""
+
+    patience: PositiveInt = 5
+    min_delta: NonNegativeFloat = 0.0
+    """What the stage's ``metric`` has to fall by to count as a gain."""
+
+
 class _Train(_Stage):
     epochs: NonNegativeInt = 10
     strategy: Strategy = LocalSteps()
@@ -149,6 +158,10 @@ class _Train(_Stage):
     """Rounds between checkpoints; about an epoch by default. Never changes a result."""
     monitor: NonNegativeInt = 1000
     """Training and validation samples looked at after every epoch for the learning curves."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the training (each layer's own) before ``epochs`` are over; by default nothing does."""
+    keep: Literal["last", "best"] = "last"
+    """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
 
 
 def _how_many(value: Any) -> str:
@@ -159,6 +172,8 @@ class Pretrain(_Train):
     """Train the RBMs of a model one by one; each reads the activations of the one below."""
 
     kind: Literal["pretrain"] = "pretrain"
+    metric: ClassVar[str] = "squared_error"
+    """Of the validation samples, after every epoch: what is to fall."""
     model: Model
     optimiser: Annotated[
         Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
@@ -204,6 +219,9 @@ class FineTune(_Train):
     start: str | None = None
     """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+    metric: Literal["loss", "error"] = "loss"
+    """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
+    ``ReduceOnPlateau`` want to see fall."""
 
     @model_validator(mode="after")
     def _can_classify(self) -> Self:
@@ -246,6 +264,17 @@ Stage = Annotated[
     Apply | Split | Scale | Standardise | Pretrain | FineTune | Evaluate | Encode | Report,
     Field(discriminator="kind"),
 ]
+
+
+def decides(stage: Pretrain | FineTune) -> bool:
+    """Tell whether the ends of epochs decide how a training goes on, or what is kept of it."""
+    inner = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
+    outer = (stage.strategy.outer,) if isinstance(stage.strategy, LocalSteps) else ()
+    return (
+        stage.early_stopping is not None
+        or stage.keep == "best"
+        or any(watches(optimiser) for optimiser in (*inner, *outer))
+    )
 
 
 def classifies(model: Model) -> TypeGuard[Net]:

@@ -6,6 +6,7 @@ import xarray as xr
 
 from deepstrata.ops import models
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
+from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import SAMPLE, write_codes
 from deepstrata.pipelines.lowering.table import lower
@@ -65,6 +66,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 monitor=stage.monitor,
                 every=stage.checkpoint_rounds,
                 url=training_url(context, name, key),
+                control=Control.of(stage),
             )
         )
         visible = rbm.hidden
@@ -100,8 +102,8 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
         layer, trained = _finish(context, training._replace(feed=feed))
         saved.append(layer)
         examples += trained.examples
-        last = (trained.history["epoch"] or [{}])[-1]
-        metrics |= {f"layer_{i}_{k}": v for k, v in last.items() if "squared_error" in k}
+        found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
+        metrics |= {f"layer_{i}_{k}": v for k, v in found.items()}
     _remember(stage, context, key, saved)
     return StageRecord(
         name=stage.name,
@@ -171,6 +173,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         monitor=stage.monitor,
         every=stage.checkpoint_rounds,
         url=training_url(context, stage.name, key),
+        control=Control.of(stage),
     )
     like = param_shapes(training.settings)
     done = context.finished(stage.name, key)
@@ -187,14 +190,13 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
     saved, trained = _finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
-    last = (trained.history["epoch"] or [{}])[-1]
     return StageRecord(
         name=stage.name,
         kind=stage.kind,
         key=key,
         seconds=time.perf_counter() - started,
         examples=trained.examples,
-        metrics={k: v for k, v in last.items() if k.startswith(("train_", "validation_"))},
+        metrics=trained.results,
         outputs={"params": saved.digest},
     )
 

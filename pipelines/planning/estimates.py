@@ -8,6 +8,7 @@ from typing import Any
 
 from deepstrata.ops import models
 from deepstrata.pipelines.context import PASS_SHARDS
+from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.lowering.fitting import stores_activations
 from deepstrata.pipelines.planning import memory
@@ -35,6 +36,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.schemas.trees import nbytes
@@ -216,13 +218,13 @@ def _training(
         rounds=stage.epochs * len(epoch),
         tasks=stage.epochs * (_graph_tasks(epoch, replicas) + 2),
         graph_tasks=_largest_window(epoch, stage, replicas) + 2 * (1 + replicas),
-        bytes_written=checkpoint * KEEP,
+        bytes_written=checkpoint * KEEP * (2 if stage.keep == "best" else 1),
         peak=whole(mix.buffer),
         places=places,
         place_bytes=peak(mix.buffer).place,
         checkpoint=checkpoint,
         weights=weights.params // 4,
-        note=f"{strategy.steps} steps a round" if isinstance(strategy, LocalSteps) else "",
+        note=f"{_steps(strategy)}{describe(stage)}",
         shuffle=Shuffle(
             local=isinstance(strategy, LocalSteps),
             mix=mix,
@@ -231,6 +233,10 @@ def _training(
         ),
         **_read(reading, stage.epochs),
     )
+
+
+def _steps(strategy: Strategy) -> str:
+    return f"{strategy.steps} steps a round, " if isinstance(strategy, LocalSteps) else ""
 
 
 def _mix(strategy: Strategy, counts: list[int]) -> Mix:
@@ -270,7 +276,7 @@ def _largest_window(epoch: list[Round], stage: Pretrain | FineTune, replicas: in
     return max(
         (
             _graph_tasks(window, replicas) + 2 * sum(1 for r in window if r.ends_epoch)
-            for window in windows(some, stage.checkpoint_rounds)
+            for window in windows(some, stage.checkpoint_rounds, decides(stage))
         ),
         default=0,
     )

@@ -12,10 +12,11 @@ from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
 from deepstrata.schemas.models import DBN, RBM
-from deepstrata.schemas.optimisers import SGD, Adam, Linear
+from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -108,6 +109,28 @@ def test_stages_of_one_rank_are_mixed() -> None:
     stages += (Evaluate(name="again"),)
     assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
     assert Pipeline(name="p", source=SOURCE, stages=()).stages == ()
+
+
+PLATEAU = SGD(learning_rate=ReduceOnPlateau(start=0.1))
+DECIDING = [
+    FineTune(model=STACK, keep="best"),
+    FineTune(model=STACK, early_stopping=EarlyStopping()),
+    FineTune(model=STACK, optimiser=PLATEAU),
+    Pretrain(model=STACK, optimiser=(SGD(), PLATEAU)),
+    Pretrain(model=STACK, strategy=LocalSteps(outer=PLATEAU)),
+]
+
+
+@pytest.mark.parametrize("stage", DECIDING)
+def test_what_epochs_decide_needs_validation_samples(stage: Pretrain | FineTune) -> None:
+    why = f"pipeline: stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+    none = why + "a validation part, found none; add Split(validation=0.1), or Split(by=...)"
+    assert told(stage).startswith(none)
+    assert told(Split(test=0.5), stage).startswith(none)
+    blind = stage.model_copy(update={"monitor": 0})
+    assert told(Split(validation=0.1), blind).startswith(why + "validation samples to look at")
+    for split in (Split(validation=0.1), Split(by="part")):
+        assert Pipeline(name="p", source=SOURCE, stages=(split, stage)).stages[-1] == stage
 
 
 @pytest.mark.parametrize("kind", [Split, Report])

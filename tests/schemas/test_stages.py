@@ -12,6 +12,7 @@ from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -33,6 +34,7 @@ STAGES = [
     Pretrain(model=STACK, optimiser=(SGD(), Adam()), activations="store"),
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
     FineTune(model=STACK, optimiser=Adam()),
+    FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
     Evaluate(parts=("test",)),
     Encode(path="codes.zarr", layer=0),
     Report(examples=4),
@@ -181,6 +183,10 @@ def test_fresh_weights_or_trained_ones() -> None:
         (FineTune, {"epochs": -1}),
         (FineTune, {"checkpoint_rounds": 0}),
         (FineTune, {"monitor": -1}),
+        (FineTune, {"metric": "squared_error"}),
+        (FineTune, {"keep": "first"}),
+        (EarlyStopping, {"patience": 0}),
+        (EarlyStopping, {"min_delta": -1}),
         (Standardise, {"epsilon": 0}),
         (Standardise, {"per": "sample"}),
         (Evaluate, {"parts": ()}),
