@@ -47,6 +47,11 @@ def open_hdf5(source: str | None, sample_dim: str | None, options: HDF5 | None =
     path = required(source, "hdf5")
     groups = _chosen(path, _groups(path), options)
     first = next(iter(groups.values()))
+    if dim in first:
+        raise SchemaError(
+            f"{path}: an array is called {dim!r} like the dimension that counts samples; call "
+            "that something else with sample_dim"
+        )
     ends = list(accumulate(_rows(path, group) for group in groups.values()))
     template = xr.Dataset({n: _placeholder(n, a, ends[-1], dim) for n, a in first.items()})
     name, numbers, attrs = _told(list(groups))
@@ -103,6 +108,7 @@ def _groups(path: Path) -> dict[str, Group]:
     def visit(name: str, node: Any) -> None:
         if hasattr(node, "shape") and node.shape:
             group, _, short = name.rpartition("/")
+            group = group or "/"
             attrs = {k: _plain(node.attrs[k]) for k in ATTRIBUTES if k in node.attrs}
             found.setdefault(group, {})[short] = Array(name, node.shape, node.dtype, attrs)
 
@@ -119,7 +125,9 @@ def _chosen(path: Path, found: dict[str, Group], options: HDF5) -> dict[str, Gro
     """Return the groups and arrays that are to be read, all groups alike."""
     if not found:
         raise SchemaError(f"{path}: empty: no arrays in it")
-    wanted = list(found) if options.groups is None else [g.strip("/") for g in options.groups]
+    wanted = (
+        list(found) if options.groups is None else [g.strip("/") or "/" for g in options.groups]
+    )
     for group in wanted:
         if group not in found:
             raise SchemaError(
@@ -184,7 +192,7 @@ def _told(groups: list[str]) -> tuple[str, npt.NDArray[np.int64], dict[str, Any]
     names = [part for part in parts if part is not None]
     if len(names) == len(set(names)) == len(groups):
         return "subset", np.arange(len(groups)), flag_attrs(names)
-    return "group", np.arange(len(groups)), flag_attrs([group or "/" for group in groups])
+    return "group", np.arange(len(groups)), flag_attrs(groups)
 
 
 def _read(

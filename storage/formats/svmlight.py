@@ -156,7 +156,7 @@ def _label(line: Line) -> float:
     except ValueError:
         label = math.nan
     if not math.isfinite(label):
-        raise line.wrong(f"expected a label, a number, at its beginning, found {line.label!r}")
+        raise line.wrong(f"expected a label, a number, at its beginning, found {line.label[:40]!r}")
     return label
 
 
@@ -167,7 +167,7 @@ def _cells(line: Line, pairs: list[bytes]) -> tuple[list[int], list[float]]:
         indices = [int(index) for index, _ in cells]
         values = [float(value) for _, value in cells]
     except ValueError:
-        raise line.wrong(f"expected index:value, found {_malformed(pairs)!r}") from None
+        raise line.wrong(f"expected index:value, found {_malformed(pairs)[:40]!r}") from None
     if not all(map(lt, indices, indices[1:])):
         at = next(i for i, index in enumerate(indices[1:]) if index <= indices[i])
         raise line.wrong(

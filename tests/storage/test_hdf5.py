@@ -77,6 +77,13 @@ def test_one_group_with_attributes(tmp_path: Path) -> None:
     assert found["mask"].values.tolist() == [True, False]
 
 
+def test_the_root_is_a_group_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5", x=np.arange(3), more__y=np.arange(4))
+    assert ingested(path, groups=("/",)).x.values.tolist() == [0, 1, 2]
+    with pytest.raises(SchemaError, match="group '/': expected arrays like those of 'more'"):
+        ingest("hdf5", str(path), str(tmp_path / "e"))
+
+
 def test_other_groups_are_told_by_their_paths(tmp_path: Path) -> None:
     names = {f"run__{name}__x": np.full(2, i) for i, name in enumerate("ab")}
     found = ingested(write(tmp_path / "a.h5", **names))
@@ -139,6 +146,7 @@ def test_bad_files(path: Path, spoil: Callable[[Path], None], message: str) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"sample_dim": "data"}, r"an array is called 'data' like the dimension that counts"),
         ({"groups": ("no",)}, r"no group 'no' with arrays; there are: 'test', 'train'"),
         ({"variables": ("no",)}, r"group 'test': no array 'no'; there are: data, target"),
     ],

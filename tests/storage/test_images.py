@@ -1,6 +1,8 @@
 """Images in folders: values as Pillow reads them, classes, and images that are not alike."""
 
+import os
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,18 @@ def test_bad_images(source: Path, spoil: Callable[[Path], None], message: str) -
     with pytest.raises(SchemaError, match=message):
         ingested(source, shuffle=False)
     assert not (source.parent / "d.zarr").exists()
+
+
+def test_memory_is_bounded_by_a_block(tmp_path: Path) -> None:
+    path = tmp_path / "all" / "0.png"
+    write(path, np.zeros((200, 200, 3), np.uint8))
+    for i in range(1, 200):
+        os.link(path, path.with_name(f"{i}.png"))
+    tracemalloc.start()
+    ingest("images", str(path.parent), str(tmp_path / "d"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6  # of 24e6
 
 
 def test_without_pillow_it_says_what_to_install(

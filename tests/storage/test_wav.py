@@ -1,6 +1,8 @@
 """Recordings: levels as SciPy has them, names of files, and bad ones."""
 
 import io
+import os
+import tracemalloc
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -256,6 +258,18 @@ def test_a_file_beside_the_classes_is_named(tmp_path: Path) -> None:
         write(tmp_path / name, sine(0.05))
     with pytest.raises(SchemaError, match=r"b\.wav: lies beside the folders of the classes"):
         ingested(tmp_path / "all")
+
+
+def test_memory_is_bounded_by_a_block(tmp_path: Path) -> None:
+    path = write(tmp_path / "all" / "0.wav", sine(0.1))
+    for i in range(1, 200):
+        os.link(path, path.with_name(f"{i}.wav"))
+    tracemalloc.start()
+    ingest("wav", str(path.parent), str(tmp_path / "d"), frame=2048, hop=20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert open_dataset(str(tmp_path / "d")).spectrogram.nbytes > 30e6
+    assert peak < 10e6
 
 
 def test_real_recordings(shared_data: Path, tmp_path: Path) -> None:
