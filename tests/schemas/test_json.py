@@ -144,9 +144,16 @@ COLUMNS = {
         variables=st.lists(VARIABLES, max_size=2).map(tuple),
     ),
 }
+SOUNDS = st.fixed_dictionaries(
+    {"frame": COUNTS | POSITIVE, "floor": st.floats(-200, 0), "shuffle": st.booleans()},
+    optional={"rate": COUNTS, "names": st.just("(?P<label>[0-9])")},
+)
+PICTURES = st.fixed_dictionaries({"size": st.lists(COUNTS, min_size=2, max_size=2)})
 SOURCES = st.one_of(
     st.builds(ZarrSource, path=TEXT, group=MAYBE | TEXT, **COLUMNS),
     st.builds(FileSource, format=TEXT, path=MAYBE | TEXT, **COLUMNS),
+    st.builds(FileSource, format=st.just("wav"), options=SOUNDS, **COLUMNS),
+    st.builds(FileSource, format=st.just("images"), options=PICTURES, **COLUMNS),
     st.builds(DatasetSource, **COLUMNS),
 )
 ARGUMENTS = st.dictionaries(
