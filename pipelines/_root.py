@@ -33,7 +33,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.stages import (
     Apply,
@@ -81,6 +82,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "Autoencoder",
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
@@ -99,15 +101,18 @@ __all__ = [
     "FileSource",
     "FineTune",
     "Flatten",
+    "GaussianNoise",
     "Linear",
     "LocalSteps",
     "LocallyConnected",
+    "MaskingNoise",
     "Network",
     "Pipeline",
     "Pooling",
     "Pretrain",
     "Report",
     "Run",
+    "SaltAndPepperNoise",
     "Scale",
     "SchemaError",
     "Softmax",

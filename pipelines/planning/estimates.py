@@ -146,13 +146,13 @@ def _(stage: Scale | Standardise, pipeline: Pipeline, found: Data) -> list[Step]
 @estimate.register
 def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
-    for i, rbm in enumerate(stage.rbms):
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
-        step = _training(name, stage, rbm, optimiser, visible, found, 4 * visible * stored)
+        step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
         steps.append(_after_storing(step, found, visible) if stored else step)
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return steps
 
 
