@@ -371,7 +371,8 @@ def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
 
     An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
     ``squared_error`` and ``loss`` of reconstructions. A net as pretrained: ``squared_error`` of
-    the pass up and down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
+    the pass up and down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and
+    ``confusion`` (K, K), true classes down, predicted across.
 
     Raises
     ------

@@ -39,7 +39,7 @@ class RBMParams(NamedTuple):
 def hidden_mean(
     params: RBMParams, v: Array, out: Array | None = None, units: str = "bernoulli"
 ) -> Array:
-    """Return the mean of h given v, of binary units P(h = 1 | v): (N, V) -> (N, H), into ``out``."""
+    """Return the mean of h given v, P(h = 1 | v) of binary units: (N, V) -> (N, H)."""
     into = product(v, params.weights, out)
     if units == "bernoulli":
         return sigmoid(into, params.hidden_bias, out=into)

@@ -225,6 +225,9 @@ class Evaluate(_Stage):
     """Name of the stage that trained the model; the nearest one above by default."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("validation", "test")
     """Parts without samples are left out."""
+    pca: PositiveInt | None = None
+    """Components of a principal component analysis of the training part whose squared error is
+    measured beside the model's."""
 
 
 class Encode(_Stage):

@@ -290,8 +290,12 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width = models.code_width(model, found.visible, None)
     peak = memory.pass_peak(found, width)
+    names = list(stage.parts)
+    if stage.pca is not None:
+        names += ["train", *stage.parts]
+        peak += 4 * 8 * found.visible**2  # products of features in float64, merged
     reading, shards = Reading(0, 0, 0), 0
-    for part in (PARTS.index(name) for name in stage.parts):
+    for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
         some = some if found.exact else list(range(len(found.grid)))
         once = found.reading(some)

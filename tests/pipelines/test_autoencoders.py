@@ -1,7 +1,9 @@
 """Autoencoders through the engine: pretrained as layers, fine-tuned, unrolled, beside a PCA."""
 
+from pathlib import Path
+
 import numpy as np
-import pytest
+import xarray as xr
 from distributed import Client
 from support import dbn_pipeline, same
 
@@ -22,8 +24,9 @@ from deepstrata import (
     Softmax,
     Split,
 )
+from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.planning import plan
-from deepstrata.pipelines.run import resume, run
+from deepstrata.pipelines.run import run
 
 STRATEGY = LocalSteps(batch=10, steps=2, shards=2)
 RATE = SGD(learning_rate=0.3, momentum=0.5)
@@ -72,7 +75,9 @@ def test_denoising_layers_give_the_same_bits_on_threads_and_processes(
     assert set(done.history["pretrain"].children) == {"layer-0", "layer-1"}
     assert {"loss", "squared_error"} <= set(done.history["pretrain/layer-1"].data_vars)
     assert done.codes["code"].shape == (240, 12)
-    assert "Reconstructions" in done.report.read_text()
+    assert "Reconstructions" in Path(done.report).read_text()
+    with connect("local", workers=2) as processes:
+        same(done, run(stacked(bars_path), processes, out=f"{out}-processes"))
 
 
 def test_an_unrolled_stack_makes_the_samples_again(
@@ -80,5 +85,18 @@ def test_an_unrolled_stack_makes_the_samples_again(
 ) -> None:
     pipeline = unrolled(bars_path)
     done = run(pipeline, client, out=out)
+    found = done.metrics["test_squared_error"]
+    with_rbms = done.history["finetune"]["train_squared_error"]
+    assert 0 < found < with_rbms[0]
     assert done.codes["code"].shape == (240, 3)
-    assert 0 < done.metrics["test_squared_error"] < done.metrics["layer_0_train_squared_error"]
+    bars = xr.open_zarr(bars_path, consolidated=False)
+    np.testing.assert_allclose(done.model.encode(bars), done.codes["code"], atol=1e-5)
+    weights = 16 * 12 + 12 + 12 * 3 + 3 + 3 * 12 + 12 + 12 * 16 + 16
+    assert plan(pipeline).steps[-4].weights == weights
+
+
+def test_a_pca_is_measured_beside(bars_path: str, client: Client, out: str) -> None:
+    done = run(unrolled(bars_path).replace(**{"finetune.epochs": 0}), client, out=out)
+    bars = xr.open_zarr(bars_path, consolidated=False)["image"].values.reshape(240, 16)
+    exact = np.linalg.svd(bars - bars.mean(0), compute_uv=False)
+    assert 0 < done.metrics["test_pca_squared_error"] < (exact**2).sum() / 240
