@@ -32,6 +32,10 @@ from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten
 #: Layers that learn without labels, and what they hold before they are part of a net.
 Learner, PRETRAINED = RBM | Autoencoder, (RBMParams, AutoencoderParams)
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
+NOTHING_TO_LEARN = (
+    "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
+    "Softmax, or an Autoencoder"
+)
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
@@ -140,10 +144,7 @@ def start_net(
     DeclarationError
         The model has no softmax to learn classes with, or the shapes do not fit it.
     """
-    raise DeclarationError(
-        "fine-tuning takes an Autoencoder, or learns classes: the model must be a DBN or a Network "
-        "with a Softmax"
-    )
+    raise DeclarationError(NOTHING_TO_LEARN)
 
 
 @start_net.register
@@ -173,9 +174,7 @@ def _(
     backend: Backend = "numpy",
 ) -> tuple[Tree, ...]:
     if model.classes is None:
-        raise DeclarationError(
-            f"fine-tuning learns classes: the {model.kind} must end with a Softmax"
-        )
+        raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
     if any(isinstance(p, PRETRAINED) for p in given):
         given = tuple(p for p in given if isinstance(p, PRETRAINED))

@@ -201,7 +201,10 @@ class Pretrain(_Train):
 
 
 class FineTune(_Train):
-    """Train all layers of a model by backpropagation, from pretrained or fresh weights."""
+    """Train all layers of a model by backpropagation, from pretrained or fresh weights.
+
+    A net with a softmax learns classes, an autoencoder its input.
+    """
 
     kind: Literal["finetune"] = "finetune"
     model: Model | None = None

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 from distributed import Client
 from support import dbn_pipeline, same
@@ -24,9 +25,13 @@ from deepstrata import (
     Softmax,
     Split,
 )
+from deepstrata.ops import models
 from deepstrata.pipelines.cluster import connect
+from deepstrata.pipelines.model import TrainedEncoder, load_encoder, save_encoder
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.run import run
+from deepstrata.schemas.keys import Key
+from deepstrata.storage.models import ModelInfo
 
 STRATEGY = LocalSteps(batch=10, steps=2, shards=2)
 RATE = SGD(learning_rate=0.3, momentum=0.5)
@@ -100,3 +105,22 @@ def test_a_pca_is_measured_beside(bars_path: str, client: Client, out: str) -> N
     bars = xr.open_zarr(bars_path, consolidated=False)["image"].values.reshape(240, 16)
     exact = np.linalg.svd(bars - bars.mean(0), compute_uv=False)
     assert 0 < done.metrics["test_pca_squared_error"] < (exact**2).sum() / 240
+
+
+@pytest.mark.parametrize("layers", [(LAYER, LAYER), (RBM(hidden=5), LAYER, RBM(hidden=2))])
+def test_a_stack_is_read_back_as_it_was_pretrained(
+    layers: tuple[RBM | Autoencoder, ...], tmp_path: Path
+) -> None:
+    info = ModelInfo(
+        model=Network(layers=layers),
+        visible=6,
+        features="image",
+        feature_dims=("y", "x"),
+        feature_shape=(2, 3),
+    )
+    params = models.init(info.model, 6, Key(1))
+    save_encoder(str(tmp_path / "model"), TrainedEncoder(info, params, ()))
+    x = np.linspace(0, 1, 24, dtype=np.float32)
+    data = xr.DataArray(x.reshape(4, 2, 3), dims=("sample", "y", "x"), name="image")
+    found = load_encoder(str(tmp_path / "model")).encode(data)
+    np.testing.assert_array_equal(found, models.encode(info.model, params, x.reshape(4, 6)))
