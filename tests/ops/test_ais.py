@@ -93,4 +93,4 @@ def test_refusals_name_the_sizes():
 def test_annealing_takes_binary_hidden_units():
     model = RBM(hidden=2, hidden_units="gaussian")
     with pytest.raises(DeclarationError, match="binary hidden units, found gaussian"):
-        ais.log_partition(model, params(3, 2), Key(1), 10, 10)
+        ais.log_partition(model, make(3, 2), Key(1), 10, 10)
