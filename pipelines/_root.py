@@ -34,7 +34,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -93,6 +94,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "Autoencoder",
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
@@ -113,9 +115,11 @@ __all__ = [
     "FileSource",
     "FineTune",
     "Flatten",
+    "GaussianNoise",
     "Linear",
     "LocalSteps",
     "LocallyConnected",
+    "MaskingNoise",
     "Network",
     "Pipeline",
     "Pooling",
@@ -123,6 +127,7 @@ __all__ = [
     "ReduceOnPlateau",
     "Report",
     "Run",
+    "SaltAndPepperNoise",
     "Scale",
     "SchemaError",
     "Softmax",

@@ -21,7 +21,7 @@ from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import Autoencoder, Layered, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
@@ -156,7 +156,7 @@ def param_shapes(settings: Learning) -> Tree:
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
-    if isinstance(settings.model, Layered):
+    if isinstance(settings.model, Layered | Autoencoder):
         return models.start_net(settings.model, None, settings.visible, key, settings.backend)
     return models.init(settings.model, settings.visible, key, settings.backend)
 

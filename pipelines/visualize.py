@@ -19,7 +19,7 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import RBM, Autoencoder, Layered, Model
 from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,
@@ -104,7 +104,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
         )
     shards = min(stage.strategy.shards, MOST_SHARDS)
     strategy = stage.strategy.model_copy(update={"shards": shards})
-    model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
+    model = stage.pretrained[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
     optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
     settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
     graph, rows = TaskGraph(), rows_per_place(strategy)
@@ -223,7 +223,7 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
+    return ", ".join(map(_layer, model.layers if isinstance(model, Layered) else (model,)))
 
 
 @singledispatch
@@ -233,7 +233,14 @@ def _layer(layer: Any) -> str:
 
 @_layer.register
 def _(layer: RBM) -> str:
-    return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+    gaussian = "gaussian" in (layer.visible_units, layer.hidden_units)
+    return f"{'Gaussian ' if gaussian else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: Autoencoder) -> str:
+    noise = f", {layer.noise.kind.replace('_', ' ')} noise" if layer.noise else ""
+    return f"autoencoder ({', '.join(map(_layer, layer.encoder))}{noise})"
 
 
 @_layer.register

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import Autoencoder, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -104,21 +104,20 @@ class Pipeline(Document):
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
         model = self.model_of(stage)
         if isinstance(stage, FineTune):
-            if not classifies(model):
+            if not classifies(model) and not isinstance(model, Autoencoder):
                 raise ValueError(
                     f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
                     "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                    "Softmax(classes=...)"
+                    "Softmax(classes=...), or an Autoencoder"
                 )
-            if self.source.labels is None:
+            if self.source.labels is None and classifies(model):
                 raise ValueError(
                     f"stage {stage.name!r} needs labels, and the source names none: "
                     "set its labels=... to the variable with the class numbers"
                 )
         if isinstance(stage, Encode) and stage.layer is not None:
             start = self.start_of(stage)
-            layers = len(model.layers) if isinstance(model, Layered) else 1
-            layers = len(start.rbms) if isinstance(start, Pretrain) else layers
+            layers = _depth(start, model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
@@ -241,6 +240,15 @@ class Pipeline(Document):
         for step in steps[:-1]:
             place = place[_index(place, step, path)]
         place[_index(place, steps[-1], path)] = value
+
+
+def _depth(start: Pretrain | FineTune | None, model: Model) -> int:
+    """Return how many layers a trained model has whose output can be the code."""
+    if isinstance(model, Autoencoder):
+        return len(model.encoder)
+    if isinstance(start, Pretrain):
+        return len(start.pretrained)
+    return len(model.layers) if isinstance(model, Layered) else 1
 
 
 def _index(place: Any, step: str, path: str) -> int | str:

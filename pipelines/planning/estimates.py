@@ -148,13 +148,13 @@ def _(stage: Scale | Standardise, pipeline: Pipeline, found: Data) -> list[Step]
 @estimate.register
 def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
-    for i, rbm in enumerate(stage.rbms):
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
-        step = _training(name, stage, rbm, optimiser, visible, found, 4 * visible * stored)
+        step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
         steps.append(_after_storing(step, found, visible) if stored else step)
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return steps
 
 
@@ -296,8 +296,12 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width = models.code_width(model, found.visible, None)
     peak = memory.pass_peak(found, width)
+    names = list(stage.parts)
+    if stage.pca is not None:
+        names += ["train", *stage.parts]
+        peak += 4 * 8 * found.visible**2  # products of features in float64, merged
     reading, shards = Reading(0, 0, 0), 0
-    for part in (PARTS.index(name) for name in stage.parts):
+    for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
         some = some if found.exact else list(range(len(found.grid)))
         once = found.reading(some)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
@@ -137,23 +137,32 @@ def test_a_scale_goes_up() -> None:
     assert Scale(minimum=1).maximum is None
 
 
-def test_the_rbms_at_the_bottom_are_pretrained() -> None:
-    assert Pretrain(model=RBM(hidden=4)).rbms == (RBM(hidden=4),)
-    assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
+def test_layers_at_the_bottom_are_pretrained() -> None:
+    assert Pretrain(model=RBM(hidden=4)).pretrained == (RBM(hidden=4),)
+    assert Pretrain(model=STACK).pretrained == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
-    assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    assert Pretrain(model=mixed).pretrained == (RBM(hidden=4),)
+
+
+def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
+    one = Autoencoder(encoder=(Dense(units=4), Dense(units=2)))
+    assert Pretrain(model=one).pretrained == (one,)
+    net = Network(layers=(one, RBM(hidden=3), one, Softmax(classes=2)))
+    assert Pretrain(model=net).pretrained == (one, RBM(hidden=3), one)
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
+    assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
 
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM"
+        "expected a model whose first layer is an RBM or an Autoencoder"
     )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_optimiser_or_one_each(count: int) -> None:
     assert told(Pretrain, model=STACK, optimiser=(SGD(),) * count) == (
-        f"expected one optimiser, or one for each of the 2 RBMs; found {count}"
+        f"expected one optimiser, or one for each of the 2 layers; found {count}"
     )
 
 
