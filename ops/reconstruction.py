@@ -11,6 +11,7 @@ and ``c`` the costs of sparsity and contraction. All of it is a sum over samples
 Letters: N samples, V features, H units of a code, I inputs of a layer.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from array_api_compat import device
