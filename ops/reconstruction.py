@@ -11,6 +11,7 @@ and ``c`` the costs of sparsity and contraction. All of it is a sum over samples
 Letters: N samples, V features, H units of a code, I inputs of a layer.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from array_api_compat import device
@@ -136,7 +137,7 @@ def _stats(task: _Task, y: Array, loss: Array | float) -> dict[str, Any]:
 
 
 #: For each activation that can be contracted: its slope ``f'``, and ``f'' / f'``, from its values.
-_SLOPES = {
+_SLOPES: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "logistic": (lambda h: h * (1.0 - h), lambda h: 1.0 - 2.0 * h),
     "tanh": (lambda h: 1.0 - h * h, lambda h: -2.0 * h),
 }
@@ -169,9 +170,10 @@ def _penalise(
 
 
 def _pulled(total: AutoencoderParams, weights: Array, pull: Array | None, out: Into | None) -> None:
+    """Add what contraction asks of the encoder's one layer to its gradient."""
     if pull is not None:
-        gradient = total.encoder[0].weights
-        gradient += weights * (pull * (1.0 if out is None else out.scale))
+        found = total.encoder[0].weights
+        found += weights * (pull * (1.0 if out is None else out.scale))
 
 
 def _untied(
@@ -273,7 +275,8 @@ def _tied_backward(
 def _tied_sums(
     params: AutoencoderParams, left: list[Array], right: list[Array], n: int, out: Into | None
 ) -> AutoencoderParams:
-    xp, encoder, decoder = namespace(left[0]), [], []
+    """Return the gradient from the stacked halves: n rows of each."""
+    xp, encoder, decoder = namespace(left[0]), list[DenseParams](), list[BiasParams]()
     for i, (a, b) in enumerate(zip(left, right, strict=True)):
         up, down = xp.sum(b[:n, :], axis=0), xp.sum(a[n:, :], axis=0)
         if out is None:
