@@ -170,9 +170,10 @@ def _penalise(
 
 
 def _pulled(total: AutoencoderParams, weights: Array, pull: Array | None, out: Into | None) -> None:
+    """Add what contraction asks of the encoder's one layer to its gradient."""
     if pull is not None:
-        gradient = total.encoder[0].weights
-        gradient += weights * (pull * (1.0 if out is None else out.scale))
+        found = total.encoder[0].weights
+        found += weights * (pull * (1.0 if out is None else out.scale))
 
 
 def _untied(
@@ -274,7 +275,8 @@ def _tied_backward(
 def _tied_sums(
     params: AutoencoderParams, left: list[Array], right: list[Array], n: int, out: Into | None
 ) -> AutoencoderParams:
-    xp, encoder, decoder = namespace(left[0]), [], []
+    """Return the gradient from the stacked halves: n rows of each."""
+    xp, encoder, decoder = namespace(left[0]), list[DenseParams](), list[BiasParams]()
     for i, (a, b) in enumerate(zip(left, right, strict=True)):
         up, down = xp.sum(b[:n, :], axis=0), xp.sum(a[n:, :], axis=0)
         if out is None:

@@ -130,7 +130,11 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     if stage.pretrained != (model,):
         # The RBMs of an autoencoder are a deep belief net until they are unrolled.
         stack = {"layers": stage.pretrained}
-        model = model.model_copy(update=stack) if isinstance(model, Layered) else DBN(**stack)
+        model = (
+            model.model_copy(update=stack)
+            if isinstance(model, Layered)
+            else DBN.model_validate(stack)
+        )
         params = tuple(layer.load() for layer in saved)
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
         whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
