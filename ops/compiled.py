@@ -255,19 +255,16 @@ def momentum(
 
 
 @compiled
-def follow(w: Floats, v: Floats, rate: Any, mu: Any, decay: Any) -> None:
-    """The step with momentum of a velocity that holds the gradient, on flat arrays.
-
-    The velocity is left multiplied by ``mu``.
-    """
-    if decay == ZERO and mu == ONE:
+def follow(w: Floats, v: Floats, rate: Any, decay: Any) -> None:
+    """The step with momentum of a velocity that holds the gradient, on flat arrays."""
+    if decay == ZERO:
         for i in range(w.size):
             w[i] -= rate * v[i]
         return
     for i in range(w.size):
         step = v[i] + decay * w[i]
+        v[i] = step
         w[i] -= rate * step
-        v[i] = step * mu
 
 
 @compiled

@@ -28,6 +28,8 @@ from deepstrata.schemas.optimisers import (
 )
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, leaves, tree_map
 
+LEAST_FACTOR = 2.0**-16  #: by which a velocity may be left unmultiplied
+
 
 class Rates(NamedTuple):
     """An optimiser's settings at one moment."""
@@ -176,31 +178,41 @@ def accumulates(optimiser: Optimiser) -> bool:
     return isinstance(optimiser, SGD) and optimiser.momentum != 0.0 and not optimiser.nesterov
 
 
-def decay_in_place(rates: Rates, state: SGDState) -> None:
-    """Multiply the velocity by the momentum, for gradients to be added to it."""
+def decayed(factor: float, state: SGDState) -> float:
+    """Return by what the buffers of a velocity are still to be multiplied, of ``factor``.
 
-    def decay(velocity: Array) -> None:
-        velocity *= rates.momentum
+    A factor that has become small is applied now, in a pass over the memory of its own.
+    """
+    if factor >= LEAST_FACTOR:
+        return factor
+    settle(factor, state)
+    return 1.0
 
-    tree_map(decay, state.velocity)
+
+def settle(factor: float, state: SGDState) -> None:
+    """Multiply the buffers of a velocity by ``factor``."""
+    if factor != 1.0:
+        for velocity in leaves(state.velocity):
+            velocity *= factor
 
 
-def into_velocity(n: int, state: SGDState) -> Into:
-    """Return where the gradient of ``n`` samples is added; the velocity has been decayed."""
-    return Into(state.velocity, keep=1.0, scale=1.0 / n)
+def into_velocity(n: int, factor: float, state: SGDState) -> Into:
+    """Return where the gradient of ``n`` samples is added to a velocity."""
+    return Into(state.velocity, keep=1.0, scale=1.0 / (n * factor))
 
 
 def follow_in_place(
-    optimiser: Optimiser, rates: Rates, state: SGDState, params: Tree, *, last: bool
+    optimiser: Optimiser, rates: Rates, factor: float, state: SGDState, params: Tree
 ) -> None:
     """Take the rest of a step whose gradient is in the velocity, overwriting both arguments.
 
-    Unless it is the ``last``, the velocity is decayed for the next one in the same pass over the
-    memory: BLAS would make a pass of its own.
+    Parameters
+    ----------
+    factor
+        The velocity is this many times what its buffers hold.
     """
-    settings = (rates.learning_rate, 1.0 if last else rates.momentum)
-    decay = optimiser.weight_decay
-    _each(compiled.follow, follow_oracle, settings, decay, params, state.velocity)
+    trees, rate = (params, state.velocity), rates.learning_rate * factor
+    _each(compiled.follow, follow_oracle, (rate,), optimiser.weight_decay / factor, *trees)
 
 
 @update_in_place.register
@@ -252,11 +264,10 @@ def momentum_oracle(
     w -= rate * v
 
 
-def follow_oracle(w: Array, v: Array, rate: float, mu: float, decay: float) -> None:
-    """``v += decay * w; w -= rate * v; v *= mu``"""
+def follow_oracle(w: Array, v: Array, rate: float, decay: float) -> None:
+    """``v += decay * w; w -= rate * v``"""
     v += decay * w
     w -= rate * v
-    v *= mu
 
 
 def nesterov_oracle(
