@@ -5,7 +5,7 @@ that one spatial layer after another goes on with the same tensor, and a pair of
 undo each other is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,16 +29,19 @@ class Nodes:
         self.nodes.append(helper.make_node(operator, inputs, [name], name, **attributes))
         return name
 
-    def constant(self, values: Array | Sequence[int]) -> str:
-        """Add an array, or int64 numbers such as a shape, and return its name."""
-        array = values if isinstance(values, np.ndarray) else np.array(values, np.int64)
+    def constant(self, values: Array) -> str:
+        """Add an array and return its name."""
         name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
         return name
+
+    def integers(self, values: Iterable[int]) -> str:
+        """Add int64 numbers, such as a shape, and return their name."""
+        return self.constant(np.array(list(values), np.int64))
 
     def number(self, value: float) -> str:
         """Add a float32 number and return its name."""
-        return self.constant(np.array(value, np.float32))
+        return self.constant(np.float32(value))
 
     def channels_first(self, x: str, dims: int) -> str:
         """Return (N, *places, C) as (N, C, *places); ``dims`` dimensions of places."""

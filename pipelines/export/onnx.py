@@ -14,6 +14,7 @@ from deepstrata.ops import models
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines.environment import package_version
+from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import ACTIVATIONS, affine, as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
@@ -22,6 +23,8 @@ from deepstrata.schemas.models import RBM, Layered, Model
 from deepstrata.schemas.shapes import shapes_through
 from deepstrata.schemas.trees import Tree, nbytes
 from deepstrata.storage import stores
+
+__all__ = ["outputs", "save_onnx", "spatial", "to_onnx"]
 
 OPSET, IR_VERSION = 18, 8  #: of ONNX 1.13 (2022), which runtimes of today all read
 SAMPLES = "samples"  #: name of the dimension that is free
@@ -59,7 +62,7 @@ def _(model: Layered, params: Tree, x: str, visible: int, graph: Nodes) -> dict[
     layers = models.feed_forward_layers(model)  # type: ignore[arg-type]
     shapes = shapes_through(layers, models.sample_shape(model, visible))  # type: ignore[arg-type]
     if shapes[0] != (visible,):
-        x = graph.call("Reshape", x, graph.constant((-1, *shapes[0])))
+        x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
     for layer, own, shape in zip(layers, models.feed_forward(params), shapes, strict=False):
         made.append(write(layer, own, made[-1], shape, graph))

@@ -75,13 +75,13 @@ def _(layer: LocallyConnected, params: Tree, x: str, shape: Shape, graph: Nodes)
     *places, channels = shape
     *positions, taps, maps = params.weights.shape
     seen = _windows(layer, tuple(places))
-    flat = graph.call("Reshape", x, graph.constant((-1, math.prod(places), channels)))
-    gathered = graph.call("Gather", flat, graph.constant(seen.reshape(-1)), axis=1)
-    patches = graph.call("Reshape", gathered, graph.constant((-1, len(seen), taps)))
+    flat = graph.call("Reshape", x, graph.integers((-1, math.prod(places), channels)))
+    gathered = graph.call("Gather", flat, graph.integers(seen.reshape(-1)), axis=1)
+    patches = graph.call("Reshape", gathered, graph.integers((-1, len(seen), taps)))
     patches = graph.call("Transpose", patches, perm=[1, 0, 2])
     weights = graph.constant(params.weights.reshape(len(seen), taps, maps))
     y = graph.call("Transpose", graph.call("MatMul", patches, weights), perm=[1, 0, 2])
-    y = graph.call("Reshape", y, graph.constant((-1, *positions, maps)))
+    y = graph.call("Reshape", y, graph.integers((-1, *positions, maps)))
     y = graph.call("Add", y, graph.constant(params.bias))
     return ACTIVATIONS[layer.activation](graph, y)
 
@@ -106,7 +106,7 @@ def _(layer: ContrastNormalisation, params: Tree, x: str, shape: Shape, graph: N
     centred = graph.call("Sub", x, _window_sums(layer, x, shape, graph))
     squares = graph.call("Mul", centred, centred)
     roots = graph.call("Sqrt", _window_sums(layer, squares, shape, graph))
-    floor = graph.call("ReduceMean", roots, graph.constant(range(1, len(shape) + 1)), keepdims=1)
+    floor = graph.call("ReduceMean", roots, graph.integers(range(1, len(shape) + 1)), keepdims=1)
     divisor = graph.call("Max", roots, floor)
     is_positive = graph.call("Greater", divisor, graph.number(0.0))
     divisor = graph.call("Where", is_positive, divisor, graph.number(1.0))
@@ -117,11 +117,11 @@ def _window_sums(layer: ContrastNormalisation, x: str, shape: Shape, graph: Node
     """Return the weighted sums over windows and all channels, (N, *places, 1)."""
     *places, _ = shape
     matrices = [
-        graph.constant(window_matrix(layer.size, SIGMA(layer), extent).astype(np.float32))
+        graph.constant(window_matrix(layer.size, layer.sigma, extent).astype(np.float32))
         for extent in places
     ]
-    y = graph.call("ReduceMean", x, graph.constant((-1,)), keepdims=0)
+    y = graph.call("ReduceMean", x, graph.integers((-1,)), keepdims=0)
     y = graph.call("MatMul", y, graph.call("Transpose", matrices[-1], perm=[1, 0]))
     for matrix in matrices[:-1]:
         y = graph.call("MatMul", matrix, y)
-    return graph.call("Unsqueeze", y, graph.constant((-1,)))
+    return graph.call("Unsqueeze", y, graph.integers((-1,)))

@@ -42,7 +42,14 @@ N, SIDE, V = 90, 3, 9
 @parametrize_with_checks(
     [
         RBMEncoder(4, n_iter=1),
-        DBNClassifier((12,), visible_units="gaussian", pretrain_iter=1, n_iter=20, batch_size=10),
+        DBNClassifier(
+            (12,),
+            visible_units="gaussian",
+            pretrain_iter=1,
+            n_iter=6,
+            learning_rate=0.5,
+            batch_size=10,
+        ),
     ]
 )
 def test_scikit_learn_accepts_them(estimator: Any, check: Any) -> None:
