@@ -19,7 +19,7 @@ from deepstrata.pipelines.export import FORMATS, export
 from deepstrata.pipelines.export.layers import ACTIVATIONS
 from deepstrata.pipelines.export.onnx import to_onnx
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
-from deepstrata.schemas.errors import DeclarationError, StorageError
+from deepstrata.schemas.errors import DeclarationError, SchemaError, StorageError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import (
     Activation,
@@ -232,3 +232,13 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(DeclarationError, match=r"pip install 'deepstrata\[onnx\]'"):
         export(encoder, str(tmp_path / "a.onnx"))
     assert not list(tmp_path.iterdir())
+
+
+def test_only_an_rbm_says_how_likely_samples_are_and_decodes() -> None:
+    encoder = trained(*CASES["dbn"])
+    data = xr.DataArray(samples(encoder), dims=("sample", "y", "x"))
+    with pytest.raises(SchemaError, match="a single RBM, found a dbn"):
+        encoder.free_energy(data)
+    machine = trained(*CASES["rbm"])
+    with pytest.raises(SchemaError, match="expected 5 along the dimension 'unit'"):
+        machine.decode(xr.DataArray(np.zeros((2, 4)), dims=("sample", "unit")))
