@@ -67,7 +67,7 @@ class RBMEncoder(Estimator):
         persistent: bool = False,
         learning_rate: float = 0.05,
         momentum: float = 0.5,
-        batch_size: int = 100,
+        batch_size: int = 10,
         n_iter: int = 10,
         strategy: Strategy | None = None,
         random_state: int | RandomState | None = None,
