@@ -11,8 +11,10 @@ numba's cache on disk does not notice when a function of another file changes.
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import cgutils as untyped
+from numba.core import types
 from numba.extending import intrinsic
 
 from deepstrata.ops.compiled import ZERO, Floats, compiled
@@ -20,6 +22,7 @@ from deepstrata.ops.compiled import ZERO, Floats, compiled
 BLOCK = 8  #: sums side by side: what hides the latency of the multiply-adds
 NARROW, WIDE = 16, 32  #: units in a vector
 FLOAT, INT, LANE = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+cgutils: Any = untyped
 
 
 def _at(builder: Any, pointer: Any, index: Any, kind: Any = FLOAT) -> Any:
@@ -70,8 +73,7 @@ def _write(builder: Any, width: int, value: Any, pointer: Any, count: Any, add: 
     builder.call(store, [value, pointer, LANE(4), wanted])
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
-def _products(
+def _typed_products(
     typing: Any,
     width: Any,
     add: Any,
@@ -119,6 +121,9 @@ def _products(
 
     n = types.int64
     return types.void(width, add, x, starts, n, bases, n, n, v, n, out, places, n), emit
+
+
+_products: Any = intrinsic(prefer_literal=True)(_typed_products)
 
 
 @compiled
@@ -321,11 +326,13 @@ def maxima(x: Floats, kernel: Any, stride: Any, y: Floats, where: Any) -> None:
 @compiled
 def spread_maxima(dy: Floats, where: Any, kernel: Any, stride: Any, dx: Floats) -> None:
     """Add each of ``dy`` (N, H', W', C) to the tap of its window that held the maximum."""
-    for n in range(dy.shape[0]):
-        for i in range(dy.shape[1]):
-            for j in range(dy.shape[2]):
-                delta, tap = dy[n, i, j], where[n, i, j]
-                for t in range(kernel[0] * kernel[1]):
-                    to = dx[n, i * stride[0] + t // kernel[1], j * stride[1] + t % kernel[1]]
-                    for u in range(delta.size):
-                        to[u] += delta[u] if tap[u] == t else ZERO
+    units, pitch = dx.shape[3], dx.shape[2] * dx.shape[3]
+    deltas, taps, sums = dy.reshape(dy.size), where.reshape(where.size), dx.reshape(dx.size)
+    at = 0
+    for n, i, j in np.ndindex(dy.shape[:3]):
+        first = ((n * dx.shape[1] + i * stride[0]) * dx.shape[2] + j * stride[1]) * units
+        for u in range(units):
+            tap = np.int64(taps[at + u])
+            a = tap // kernel[1]
+            sums[first + a * pitch + (tap - a * kernel[1]) * units + u] += deltas[at + u]
+        at += units

@@ -5,9 +5,11 @@ the field). For float32 NumPy arrays the sums are made by ``compiled_spatial``, 
 inputs: there is no matrix of patches. Each output is one chain of fused multiply-adds, taps and
 then channels in order (backward: taps in descending order, then maps), and each gradient of a
 weight one chain over a sample's positions, then one sum over samples in order. A sample's outputs
-thus have the same bits in any batch, and on any processor. Workspace: a padded sample,
-a padded copy of the weights. Other arrays take one matrix product a tap; workspace: two
-arrays like ``x`` and one like ``y``.
+thus have the same bits in any batch, and on any processor. Where few maps leave room in a vector,
+neighbouring outputs share it and take products with zeros: NaN and infinity spread to neighbours.
+
+Workspace: a padded sample, a padded copy of the weights, tables of offsets. Other arrays take one
+matrix product a tap; workspace: two arrays like ``x`` and one like ``y``.
 
 Letters: N samples, C channels, M maps, K taps times channels of a group.
 """
@@ -38,12 +40,6 @@ def _check(geometry: Geometry, channels: int, weights: Shape) -> None:
         )
 
 
-def _width(units: int) -> int:
-    """Return how many units a vector holds: the wide one, where it leaves no more lanes empty."""
-    narrow = -(-units // loops.NARROW) * loops.NARROW
-    return loops.WIDE if narrow % loops.WIDE == 0 else loops.NARROW
-
-
 def _panels(weights: Array, width: int, scratch: Scratch) -> Array:
     """Return weights (groups, K, units) as (groups, panels, K * width), zeros in empty lanes."""
     groups, rows, units = weights.shape
@@ -68,16 +64,18 @@ def _correlate(
 ) -> None:
     """Write every output of a layout; ``weights`` is (taps, groups, channels, units)."""
     _, groups, channels, units = weights.shape
-    width = _width(units)
     room = _room(layout, x, scratch)
     x = x.reshape(x.shape[0], *layout.shape)
     out = out.reshape(out.shape[0], math.prod(out.shape[1:]))
+    weights = np.concatenate([weights, np.zeros_like(weights[:1])])
     for phase in layout.phases:
-        chosen = weights[phase.taps].swapaxes(0, 1)
-        panels = _panels(chosen.reshape(groups, phase.taps.size * channels, units), width, scratch)
+        reads, together = phase.taps.shape
+        chosen = weights[phase.taps].transpose(2, 0, 3, 1, 4)
+        wide, lanes = together * units, sliding.width(together * units)
+        panels = _panels(chosen.reshape(groups, reads * channels, wide), lanes, scratch)
         tables = (phase.starts, phase.places, phase.bases, phase.inner)
         loops.correlate(
-            width, x, room, layout.start, layout.pitch, *tables, panels, channels, units, out
+            lanes, x, room, layout.start, layout.pitch, *tables, panels, channels, wide, out
         )
 
 
@@ -246,7 +244,7 @@ def _weight_sums(geometry: Geometry, x: Array, dy: Array, scratch: Scratch) -> A
     layout = sliding.layout(geometry, x.shape[1:-1], channels, maps, False)
     tables = sliding.products(geometry, x.shape[1:-1], channels)
     rows, units = math.prod(geometry.kernel) * channels // groups, maps // groups
-    width = _width(units)
+    width = sliding.width(units)
     total = scratch.empty("total", (groups, -(-units // width), tables.starts.size * width), x)
     total[...] = 0.0
     if samples:

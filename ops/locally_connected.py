@@ -37,7 +37,9 @@ def _check(geometry: Geometry, shape: Shape, weights: Shape) -> None:
         )
 
 
-def _rows(geometry: Geometry, shape: Shape, size: int) -> Iterator[tuple[slice, list[Shape]]]:
+def _rows(
+    geometry: Geometry, shape: Shape, size: int
+) -> Iterator[tuple[slice, list[tuple[slice, ...]]]]:
     """Yield rows of positions, as a slice of the first axis, and the windows of each tap.
 
     Parameters
@@ -61,7 +63,7 @@ def _rows(geometry: Geometry, shape: Shape, size: int) -> Iterator[tuple[slice, 
         yield slice(start, stop), moved
 
 
-def _patches(padded: Array, seen: list[Shape]) -> Array:
+def _patches(padded: Array, seen: list[tuple[slice, ...]]) -> Array:
     """Return what some positions see, (P, N, K)."""
     xp = namespace(padded)
     parts = [padded[(slice(None), *window, slice(None))] for window in seen]

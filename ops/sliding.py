@@ -25,13 +25,13 @@ class Axis(NamedTuple):
     """One phase along one axis."""
 
     places: list[int]
-    """Outputs of this phase."""
+    """First outputs of this phase's vectors."""
     starts: list[int]
     """Where the window of each begins in the padded input."""
-    taps: list[int]
-    """Taps that reach it, so that ``bases`` ascend."""
+    taps: Array
+    """(bases, outputs of a vector): the tap through which each reads there, -1 for none."""
     bases: list[int]
-    """Where each tap lies from the window's start."""
+    """What is read, from the window's start; ascending."""
 
 
 class Phase(NamedTuple):
@@ -43,7 +43,7 @@ class Phase(NamedTuple):
     inner: int
     """Products that follow each other in memory, from each of ``bases``."""
     taps: Array
-    """Numbers of the taps in C order of the kernel."""
+    """(reads, outputs of a vector): numbers of the taps in C order of the kernel, -1 for none."""
 
 
 class Layout(NamedTuple):
@@ -71,7 +71,11 @@ class Along(NamedTuple):
 
 def axes(geometry: Geometry, spatial: Shape) -> tuple[tuple[Along, int], tuple[Along, int]]:
     """Return two axes and their sizes; the first is a single value where there is one dimension."""
-    found = [(Along(*numbers), size) for *numbers, size in zip(*geometry[:4], spatial, strict=True)]
+    kernel, stride, padding, dilation, _ = geometry
+    found = [
+        (Along(kernel[i], stride[i], padding[i], dilation[i]), size)
+        for i, size in enumerate(spatial)
+    ]
     return found[-2] if len(found) == 2 else (Along(1, 1, (0, 0), 1), 1), found[-1]
 
 
@@ -80,12 +84,17 @@ def count(along: Along, size: int) -> int:
     return (size + sum(along.padding) - (along.kernel - 1) * along.dilation - 1) // along.stride + 1
 
 
+def _column(taps: list[int]) -> Array:
+    return np.array(taps, np.int64).reshape(-1, 1)
+
+
 def forward_axis(along: Along, size: int) -> tuple[tuple[int, int], list[Axis]]:
     """Return the padding of ``x`` along an axis, and its only phase."""
     places = list(range(count(along, size)))
     taps = list(range(along.kernel))
     starts = [place * along.stride for place in places]
-    return along.padding, [Axis(places, starts, taps, [tap * along.dilation for tap in taps])]
+    bases = [tap * along.dilation for tap in taps]
+    return along.padding, [Axis(places, starts, _column(taps), bases)]
 
 
 def backward_axis(along: Along, size: int) -> tuple[tuple[int, int], list[Axis]]:
@@ -103,8 +112,55 @@ def backward_axis(along: Along, size: int) -> tuple[tuple[int, int], list[Axis]]
         at = [(k, phase + before - k * along.dilation) for k in reversed(range(along.kernel))]
         hits = [(k, offset // stride + low) for k, offset in at if offset % stride == 0]
         taps, bases = [k for k, _ in hits], [base for _, base in hits]
-        phases.append(Axis(places, list(range(len(places))), taps, bases))
+        phases.append(Axis(places, list(range(len(places))), _column(taps), bases))
     return (low, high), phases
+
+
+def width(units: int) -> int:
+    """Return how many lanes a vector has: the wide one, where it leaves no more of them empty."""
+    narrow = -(-units // loops.NARROW)
+    return loops.NARROW if narrow % (loops.WIDE // loops.NARROW) else loops.WIDE
+
+
+def lanes(units: int) -> int:
+    """Return the lanes of all vectors that hold so many units."""
+    return -(-units // width(units)) * width(units)
+
+
+def together(axis: Axis, outputs: int) -> Axis:
+    """Return an axis whose vectors hold several neighbouring outputs each.
+
+    The last vector may make again what the one before it made.
+    """
+    if outputs == 1:
+        return axis
+    last = len(axis.places) - outputs
+    chosen = sorted({*range(0, last, outputs), last})
+    step = axis.starts[1] - axis.starts[0]
+    reached: dict[int, list[int]] = {}
+    for output in range(outputs):
+        for base, tap in zip(axis.bases, axis.taps[:, 0], strict=True):
+            reached.setdefault(base + output * step, [-1] * outputs)[output] = int(tap)
+    bases = sorted(reached)
+    return Axis(
+        [axis.places[i] for i in chosen],
+        [axis.starts[i] for i in chosen],
+        np.array([reached[base] for base in bases], np.int64),
+        bases,
+    )
+
+
+def fullest(axis: Axis, units: int, groups: int) -> Axis:
+    """Return the columns with as many outputs in a vector as make the fewest products.
+
+    One output of few units leaves most lanes empty. Several share a vector only if they lie side by
+    side in memory, and each then takes products with zeros where only the others read.
+    """
+    most = min(len(axis.places), loops.WIDE // units)
+    if groups > 1 or most < 2 or axis.places[1] - axis.places[0] > 1 or not axis.bases:
+        return axis
+    found = [together(axis, outputs) for outputs in range(1, most + 1)]
+    return min(found, key=lambda a: len(a.places) * len(a.bases) * lanes(units * a.taps.shape[1]))
 
 
 def blocks(offsets: Array) -> Array:
@@ -119,20 +175,21 @@ def grid(rows: list[int], columns: list[int], pitch: int, step: int) -> Array:
 
 
 def _phase(
-    rows: Axis, columns: Axis, kernel: int, pitch: int, width: int, units: Shape, groups: int
+    rows: Axis, columns: Axis, kernel: int, pitch: int, wide: int, units: Shape, groups: int
 ) -> Phase:
-    """Return the tables of two axes' phases; ``kernel`` and ``width`` are those of the columns."""
+    """Return the tables of two axes' phases; ``kernel`` and ``wide`` are those of the columns."""
     read, written = units
     bases = grid(rows.bases, columns.bases, pitch, read)
     inner = read // groups
     if groups == 1 and len(columns.bases) > 1 and np.all(np.diff(columns.bases) == 1):
         inner, bases = inner * len(columns.bases), bases[:, :1]
+    numbers = np.where(columns.taps < 0, -1, rows.taps[:, :, None] * kernel + columns.taps)
     return Phase(
         blocks(grid(rows.starts, columns.starts, pitch, read)),
-        blocks(grid(rows.places, columns.places, width * written, written)),
+        blocks(grid(rows.places, columns.places, wide * written, written)),
         np.ascontiguousarray(bases.reshape(-1)),
         inner,
-        grid(rows.taps, columns.taps, kernel, 1).reshape(-1),
+        numbers.reshape(-1, columns.taps.shape[1]),
     )
 
 
@@ -147,16 +204,16 @@ def layout(geometry: Geometry, spatial: Shape, channels: int, maps: int, backwar
     channels, maps
         Of ``x`` and of ``dy``.
     """
-    (above, height), (across, width) = axes(geometry, spatial)
+    (above, height), (across, extent) = axes(geometry, spatial)
     make = backward_axis if backward else forward_axis
     (top, bottom), row_phases = make(above, height)
-    (left, right), column_phases = make(across, width)
-    units = (maps, channels) if backward else (channels, maps)
-    inside = (count(above, height), count(across, width))
-    (rows, columns), wide = (inside, width) if backward else ((height, width), inside[1])
+    (left, right), column_phases = make(across, extent)
+    groups, units = geometry.groups, (maps, channels) if backward else (channels, maps)
+    inside = (count(above, height), count(across, extent))
+    (rows, columns), wide = (inside, extent) if backward else ((height, extent), inside[1])
     pitch = (left + columns + right) * units[0]
     phases = tuple(
-        _phase(r, c, across.kernel, pitch, wide, units, geometry.groups)
+        _phase(r, fullest(c, units[1], groups), across.kernel, pitch, wide, units, groups)
         for r in row_phases
         for c in column_phases
     )
@@ -188,9 +245,9 @@ class Products(NamedTuple):
 @lru_cache(maxsize=CACHED)
 def products(geometry: Geometry, spatial: Shape, channels: int) -> Products:
     """Return how to walk over a padded sample of ``x`` for the gradient by the weights."""
-    (above, height), (across, width) = axes(geometry, spatial)
-    pitch = (width + sum(across.padding)) * channels
-    [rows], [columns] = forward_axis(above, height)[1], forward_axis(across, width)[1]
+    (above, height), (across, extent) = axes(geometry, spatial)
+    pitch = (extent + sum(across.padding)) * channels
+    [rows], [columns] = forward_axis(above, height)[1], forward_axis(across, extent)[1]
     at = grid(rows.bases, columns.bases, pitch, channels)
     starts = blocks(np.add.outer(at, np.arange(channels // geometry.groups)))
     return Products(

@@ -20,6 +20,8 @@ NOTED = ("deepstrata", "dask", "distributed", "xarray", "zarr", "zarrs", "pydant
 COMPUTING = (
     "ahead",
     "context",
+    "control",
+    "divergence",
     "feeds",
     "graph",
     "rounds",

@@ -220,8 +220,10 @@ def load_encoder(path: str) -> TrainedEncoder:
     path = _model_path(path)
     info, flat = load_model(path)
     like = models.shapes(info.model, info.visible)
-    if isinstance(info.model, Layered) and "params/0/visible_bias" not in flat:
-        like = models.feed_forward(like)
+    if isinstance(info.model, Layered) and not {f"params/{name}" for name in flatten(like)} <= set(
+        flat
+    ):
+        like = models.feed_forward(like)  # it was fine-tuned
     params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})
     affine = tuple(

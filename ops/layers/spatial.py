@@ -232,7 +232,8 @@ def _(
         return pooling.maximum_gradient(_pool(layer), delta, *saved), ()
     if layer.function == "average":
         return pooling.average_gradient(_pool(layer), delta, saved), ()
-    return pooling.norm_gradient(_pool(layer), *saved, delta), ()
+    x, y = saved
+    return pooling.norm_gradient(_pool(layer), x, y, delta), ()
 
 
 @forward.register

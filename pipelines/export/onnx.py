@@ -11,16 +11,24 @@ import onnx
 from onnx import TensorProto, helper
 
 from deepstrata.ops import models
+from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines.environment import package_version
 from deepstrata.pipelines.export import spatial
-from deepstrata.pipelines.export.layers import ACTIVATIONS, affine, as_rows, write
+from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import RBM, Layered, Model
-from deepstrata.schemas.shapes import shapes_through
+from deepstrata.schemas.models import (
+    RBM,
+    Autoencoder,
+    Layered,
+    Model,
+    encoder_layers,
+    feed_forward_layer,
+)
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.trees import Tree, nbytes
 from deepstrata.storage import stores
 
@@ -54,7 +62,27 @@ def outputs(model: Model, params: Tree, x: str, visible: int, graph: Nodes) -> d
 @outputs.register
 def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     hidden = DenseParams(params.weights, params.hidden_bias)
-    return {CODE: ACTIVATIONS["logistic"](graph, affine(graph, hidden, x, (visible,)))}
+    return {CODE: write(feed_forward_layer(model), hidden, x, (visible,), graph)}
+
+
+@outputs.register
+def _(
+    model: Autoencoder, params: AutoencoderParams, x: str, visible: int, graph: Nodes
+) -> dict[str, str]:
+    code = write(model, params.encoder, x, (visible,), graph)
+    return {CODE: as_rows(graph, code, shape_after(model, (visible,)))}
+
+
+@write.register
+def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
+    """As a layer it is its encoder."""
+    net = encoder_layers(layer)
+    shapes = shapes_through(net, layer.input_shape or shape)
+    if shapes[0] != shape:
+        x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
+    for inner, own, taken in zip(net, params, shapes, strict=False):
+        x = write(inner, own, x, taken, graph)
+    return x
 
 
 @outputs.register

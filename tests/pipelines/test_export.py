@@ -33,7 +33,7 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage.models import ModelInfo
@@ -43,6 +43,8 @@ TOP = (Flatten(), Softmax(classes=3))
 MODELS = {
     "rbm": (RBM(hidden=5), (7,)),
     "gaussian rbm": (RBM(hidden=5, visible_units="gaussian"), (4, 3)),
+    "linear rbm": (RBM(hidden=5, hidden_units="gaussian"), (7,)),
+    "autoencoder": (Autoencoder(encoder=(Dense(units=5), Dense(units=3)), tied=True), (4, 3)),
     "pretrained dbn": (DBN(layers=(RBM(hidden=5), RBM(hidden=4))), (7,)),
     "dbn": (DBN(layers=(RBM(hidden=5), Softmax(classes=3))), (4, 3)),
     **{
@@ -163,7 +165,11 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path) -> None:
     assert made.producer_name == "deepstrata"
 
 
-IN_TORCH = [name for name in CASES if not any(s in name for s in ("local", "contrast", "scaled"))]
+IN_TORCH = [
+    name
+    for name in CASES
+    if not any(s in name for s in ("local", "contrast", "scaled", "auto", "linear rbm"))
+]
 
 
 @pytest.fixture(scope="module")
