@@ -103,12 +103,12 @@ def class_numbers(y: Any) -> tuple[np.ndarray[Any, Any], Any]:
 def _(y: da.Array) -> tuple[np.ndarray[Any, Any], Any]:
     classes = np.asarray(da.unique(y.ravel()).compute())
     check_classification_targets(classes)
-    return classes, y.map_blocks(_places, classes, dtype=np.int64)
+    return classes, y.map_blocks(_places, classes, dtype=np.int64)  # type: ignore[arg-type]
 
 
 @class_numbers.register
 def _(y: xr.DataArray) -> tuple[np.ndarray[Any, Any], Any]:
-    return class_numbers(y.data)  # type: ignore[no-any-return]
+    return class_numbers(y.data)
 
 
 def _places(y: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

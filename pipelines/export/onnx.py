@@ -23,8 +23,8 @@ from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.models import (
     RBM,
     Autoencoder,
-    Layered,
     Model,
+    Net,
     encoder_layers,
     feed_forward_layer,
 )
@@ -86,9 +86,9 @@ def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
 
 
 @outputs.register
-def _(model: Layered, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
-    layers = models.feed_forward_layers(model)  # type: ignore[arg-type]
-    shapes = shapes_through(layers, models.sample_shape(model, visible))  # type: ignore[arg-type]
+def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
+    layers = models.feed_forward_layers(model)
+    shapes = shapes_through(layers, models.sample_shape(model, visible))
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
