@@ -45,20 +45,23 @@ def local_steps(
     steps = -(-n // size)
     params, state = tree_map(copied, params), tree_map(copied, state)
     straight = optimisers.accumulates(optimiser)
-    if straight and n:
-        optimisers.decay_in_place(rates, state)
     buffers = () if straight else tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
-    scratch = Scratch()
+    scratch, factor = Scratch(), 1.0
     stats: dict[str, Any] = {}
     for step in range(steps):
         part = take(batch, n * step // steps, n * (step + 1) // steps)
         rows = part.x.shape[0]
-        into = optimisers.into_velocity(rows, state) if straight else Into(buffers)
+        into = Into(buffers)
+        if straight:
+            factor = optimisers.decayed(factor * rates.momentum, state)
+            into = optimisers.into_velocity(rows, factor, state)
         partial, carry = models.gradient(model, params, part, key, carry, into, scratch)
         if straight:
-            optimisers.follow_in_place(optimiser, rates, state, params, last=step == steps - 1)
+            optimisers.follow_in_place(optimiser, rates, factor, state, params)
         else:
             optimisers.update_in_place(optimiser, rates, partial.total, rows, state, params)
         models.project_in_place(model, params)
         stats = add_stats(stats, partial.stats)
+    if straight:
+        optimisers.settle(factor, state)
     return params, state, carry, n, stats

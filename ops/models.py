@@ -1,8 +1,8 @@
 """Models as tables of functions, chosen by the declaration's type.
 
 A deep belief net's parameters are a tuple with one entry a layer. Straight after pretraining an
-RBM's entry is ``RBMParams``; ``feed_forward`` keeps its recognition weights as ``DenseParams``,
-and backpropagation works on those (Hinton & Salakhutdinov 2006). Of a PSD it keeps the encoder.
+RBM's entry is ``RBMParams``; ``pretraining.feed_forward`` keeps its recognition weights as
+``DenseParams``, and backpropagation works on those (Hinton & Salakhutdinov 2006).
 
 Letters: N samples, V visible units, L layers, K classes.
 """
@@ -13,32 +13,46 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, layers, psd, rbm, sparse_coding
+from deepstrata.ops import (
+    autoencoder,
+    chain,
+    dense,
+    layers,
+    pretraining,
+    psd,
+    rbm,
+    reconstruction,
+    sparse_coding,
+)
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
-from deepstrata.ops.dense import DenseParams, check_labels
+from deepstrata.ops.dense import check_labels
+from deepstrata.ops.initial import drawn, fresh
 from deepstrata.ops.kernels import squared_error
-from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present
-from deepstrata.ops.psd import EncoderParams, PSDParams
+from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import RBM, Layered, Model, Net, Unsupervised
+from deepstrata.schemas.layers import Softmax
+from deepstrata.schemas.models import (
+    RBM,
+    Autoencoder,
+    Layered,
+    Learner,
+    Model,
+    Net,
+    feed_forward_layer,
+)
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
-from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
-
-SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
+from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
-    """Return a model's layers as those of a feed-forward net: an RBM is a logistic layer."""
-    return tuple(
-        Dense(units=layer.hidden) if isinstance(layer, RBM) else layer for layer in model.layers
-    )
+    """Return a model's layers as those of a feed-forward net: an RBM is a dense layer."""
+    return tuple(map(feed_forward_layer, model.layers))
 
 
 def sample_shape(model: Net, visible: int) -> Shape:
@@ -57,7 +71,7 @@ def sample_shape(model: Net, visible: int) -> Shape:
     return tuple(declared)
 
 
-def _inputs(model: Net, visible: int) -> list[Shape]:
+def input_shapes(model: Net, visible: int) -> list[Shape]:
     """Return the shape that each layer takes, and last what the model gives."""
     return shapes_through(model.layers, sample_shape(model, visible))
 
@@ -74,32 +88,20 @@ def _(model: RBM, visible: int) -> RBMParams:
     return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
 
 
-shapes.register(SparseCoding, sparse_coding.shapes)
-shapes.register(PSD, psd.shapes)
-
-
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
-    inputs = _inputs(model, visible)
+    inputs = input_shapes(model, visible)
     return tuple(
         shapes(layer, math.prod(shape))
-        if isinstance(layer, Unsupervised)
+        if isinstance(layer, Learner)
         else layers.specs(layer, shape)
         for layer, shape in zip(model.layers, inputs, strict=False)
     )
 
 
-def _drawn(specs: Any, scale: float, key: Key, backend: Backend) -> Any:
-    """Fill specs: weights from a normal distribution, addressed by input and output; biases 0."""
-    *inputs, outputs = specs.weights.shape
-    rows = np.arange(math.prod(inputs), dtype=np.int64)
-    like = device_array(np.empty(0, np.float32), backend)
-    weights = normal(fold(key, "weights"), rows, outputs, like=like)
-    weights *= scale
-    xp = namespace(weights)
-    weights = xp.reshape(weights, specs.weights.shape)
-    zeros = tree_map(lambda spec: xp.zeros(spec.shape, dtype=xp.float32), specs[1:])
-    return type(specs)(weights, *zeros)
+shapes.register(Autoencoder, autoencoder.shapes)
+shapes.register(SparseCoding, sparse_coding.shapes)
+shapes.register(PSD, psd.shapes)
 
 
 @singledispatch
@@ -110,111 +112,25 @@ def init(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tr
 
 @init.register
 def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
-    drawn: RBMParams = _drawn(shapes(model, visible), model.weight_scale, key, backend)
-    return drawn
-
-
-init.register(SparseCoding, sparse_coding.init)
-init.register(PSD, psd.init)
+    found: RBMParams = drawn(shapes(model, visible), model.weight_scale, key, backend)
+    return found
 
 
 @init.register
 def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
         init(layer, math.prod(shape), fold(key, "layer", i), backend)
-        if isinstance(layer, Unsupervised)
-        else _fresh(layer, shape, fold(key, "layer", i), backend)
-        for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
+        if isinstance(layer, Learner)
+        else fresh(layer, shape, fold(key, "layer", i), backend)
+        for i, (layer, shape) in enumerate(
+            zip(model.layers, input_shapes(model, visible), strict=False)
+        )
     )
 
 
-def _fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | None = None) -> Any:
-    """Draw the parameters of a layer that takes samples of ``shape``."""
-    if isinstance(layer, PSD):
-        return recognition(init(layer, math.prod(shape), key, backend))
-    found = layers.specs(layer, shape)
-    if not found:
-        return found
-    scale = layers.initial_scale(layer, found) if scale is None else scale
-    drawn = _drawn(found, scale, key, backend)
-    return drawn._replace(weights=layers.connect(layer, drawn.weights))
-
-
-@singledispatch
-def recognition(params: Tree) -> Tree:
-    """Return what a feed-forward net keeps of a layer's parameters, by their type."""
-    return params
-
-
-@recognition.register
-def _(params: RBMParams) -> DenseParams:
-    return DenseParams(params.weights, params.hidden_bias)
-
-
-@recognition.register
-def _(params: PSDParams) -> EncoderParams:
-    return EncoderParams(params.weights, params.bias, params.gain)
-
-
-def is_pretrained(params: Tree) -> bool:
-    """Tell whether a layer's parameters are those of learning without labels."""
-    return recognition(params) is not params
-
-
-def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
-    """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
-    return tuple(map(recognition, params))
-
-
-def start_net(
-    model: Net,
-    pretrained: tuple[Tree, ...] | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> tuple[Tree, ...]:
-    """Return the net with which fine-tuning begins.
-
-    Parameters
-    ----------
-    pretrained
-        None for fresh weights; a net that was trained before, which goes on as it is; or the
-        pretrained bottom layers (what else it holds is drawn anew, a softmax close to zero).
-
-    Raises
-    ------
-    DeclarationError
-        The model has no softmax to learn classes with, or the shapes do not fit it.
-    """
-    if not isinstance(model, Layered) or model.classes is None:
-        raise DeclarationError(
-            "fine-tuning learns classes: the model must be a DBN or a Network with a Softmax"
-        )
-    given = () if pretrained is None else pretrained
-    if any(map(is_pretrained, given)):
-        given = tuple(filter(is_pretrained, given))
-    net, inputs = list(feed_forward(given)), _inputs(model, visible)
-    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
-        scale = SMALL if given and isinstance(layer, Softmax) else None
-        net.append(_fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
-    _check_shapes(model, net, visible)
-    return tuple(net)
-
-
-def _check_shapes(model: Net, net: list[Tree], visible: int) -> None:
-    wanted = feed_forward(shapes(model, visible))
-    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
-        for name, (expected, leaf) in _pairs(spec, found).items():
-            if tuple(expected.shape) != tuple(leaf.shape):
-                raise DeclarationError(
-                    f"layer {i} ({layer.kind}): expected {name} {tuple(expected.shape)}, "
-                    f"found {tuple(leaf.shape)}"
-                )
-
-
-def _pairs(a: Tree, b: Tree) -> dict[str, tuple[Any, Any]]:
-    """Return the leaves of two trees of one structure, by their paths."""
-    return {name: (leaf, flatten(b)[name]) for name, leaf in flatten(a).items()}
+init.register(Autoencoder, autoencoder.init)
+init.register(SparseCoding, sparse_coding.init)
+init.register(PSD, psd.init)
 
 
 @singledispatch
@@ -268,6 +184,7 @@ def gradient(
 
 
 gradient.register(RBM, rbm.contrastive_divergence)
+gradient.register(Autoencoder, reconstruction.gradient)
 gradient.register(SparseCoding, sparse_coding.gradient)
 gradient.register(PSD, psd.gradient)
 
@@ -285,29 +202,12 @@ def _(
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
     x, net = _shaped(model, present(batch)), feed_forward_layers(model)
-    passes = [
-        Pass(batch.rows, fold(key, "layer", i), scratch.within(str(i))) for i in range(len(net))
-    ]
-    saved = []
-    for layer, own, at in zip(net, params, passes, strict=True):
-        x, kept = layers.forward(layer, own, x, at)
-        saved.append(kept)
-    loss = dense.cross_entropy(x, labels)
-    delta, grads, lowest = loss.delta, list[Tree](), _lowest(params)
-    for i in reversed(range(len(net))):
-        into = out and out._replace(tree=out.tree[i])
-        if i >= lowest:
-            delta, found = layers.backward(
-                net[i], params[i], saved[i], delta, passes[i], into, below=i > lowest
-            )
-        grads.append(found if i >= lowest else ())
+    at = chain.passes(len(net), batch.rows, key, scratch)
+    logits, saved = chain.forward(net, params, x, at)
+    loss = dense.cross_entropy(logits, labels)
+    _, grads = chain.backward(net, params, saved, loss.delta, at, out)
     stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(tuple(reversed(grads)), batch.x.shape[0], stats), carry
-
-
-def _lowest(params: Tree) -> int:
-    """Return the number of the lowest layer that has parameters."""
-    return next(i for i, own in enumerate(params) if own)
+    return Partial(grads, batch.x.shape[0], stats), carry
 
 
 def _shaped(model: Net, x: Array) -> Array:
@@ -350,9 +250,10 @@ def encode(model: Model, params: Tree, x: Array, layer: int | None = None) -> Ar
 def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Array:
     if layer not in (None, 0):
         raise DeclarationError(f"an RBM has one layer, 0; found layer {layer}")
-    return rbm.hidden_mean(params, x)
+    return rbm.hidden_mean(params, x, units=model.hidden_units)
 
 
+encode.register(Autoencoder, autoencoder.encode)
 encode.register(SparseCoding, sparse_coding.encode)
 encode.register(PSD, psd.encode)
 
@@ -368,11 +269,11 @@ def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
 
 def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
-    net = feed_forward(params)
-    rows = np.arange(0)  # nothing is drawn
-    y = _shaped(model, x)
-    for i, own in enumerate(feed_forward_layers(model)[: layer + 1]):
-        y, _ = layers.forward(own, net[i], y, Pass(rows, None, Scratch()))
+    net = feed_forward_layers(model)[: layer + 1]
+    nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
+    y, _ = chain.forward(
+        net, pretraining.feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn
+    )
     return layers.as_rows(y)
 
 
@@ -383,10 +284,12 @@ def _code_layer(model: Net) -> int:
 
 def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
+    if isinstance(model, Autoencoder):
+        return autoencoder.code_width(model, visible, layer)
     if not isinstance(model, Layered):
         return math.prod(shape_after(model, (visible,)))
     layer = _code_layer(model) if layer is None else layer
-    return math.prod(_inputs(model, visible)[layer + 1])
+    return math.prod(input_shapes(model, visible)[layer + 1])
 
 
 def predict(model: Model, params: Tree, x: Array) -> Array:
@@ -402,35 +305,83 @@ def predict(model: Model, params: Tree, x: Array) -> Array:
 
 
 @singledispatch
-def decode(model: Model, params: Tree, code: Array) -> Array:
-    """Return what codes of a layer that learns without labels stand for: (N, A) -> (N, V)."""
+def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
+    """Return measures summed over the samples, and their number ``n``.
+
+    An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
+    ``squared_error`` and ``loss`` of reconstructions. Sparse models: ``squared_error``,
+    ``nonzero_share`` and ``energy`` of inferred codes, a PSD ``prediction_distance`` and
+    ``predicted_squared_error`` too. A net as pretrained: ``squared_error`` of the pass up and
+    down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and ``confusion`` (K, K),
+    true classes down, predicted across.
+
+    Raises
+    ------
+    DataError
+        Labels are missing or out of range.
+    """
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@decode.register
-def _(model: RBM, params: RBMParams, code: Array) -> Array:
-    return rbm.visible_mean(model, params, code)
+@evaluate.register
+def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
+    x = present(batch)
+    energies = rbm.free_energy(model, params, x, batch.mask)
+    xp = namespace(energies)
+    return {
+        "squared_error": float(_error(batch, x, reconstruct(model, params, x))),
+        "free_energy": float(xp.sum(xp.astype(energies, xp.float64))),
+        "n": x.shape[0],
+    }
 
 
-decode.register(SparseCoding, sparse_coding.decode)
-decode.register(PSD, sparse_coding.decode)
+evaluate.register(Autoencoder, reconstruction.evaluate)
+evaluate.register(SparseCoding, sparse_coding.evaluate)
+evaluate.register(PSD, psd.evaluate)
+
+
+@evaluate.register
+def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
+    if pretraining.bottom(params):
+        x = present(batch)
+        error = _error(batch, x, reconstruct(model, params, x))
+        return {"squared_error": float(error), "n": x.shape[0]}
+    classes = _classes(model)
+    labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
+    logits = _outputs(model, params, present(batch), len(params) - 1)
+    loss = dense.cross_entropy(logits, labels)
+    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
+    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return {
+        "loss": float(loss.total),
+        "errors": int(loss.errors),
+        "confusion": confusion.astype(np.int64).reshape(classes, classes),
+        "n": len(labels),
+    }
+
+
+def _error(batch: Batch, x: Array, y: Array) -> Array | float:
+    """Return the squared error over the values that are present."""
+    return squared_error(x, present(batch._replace(x=y)))
 
 
 @singledispatch
-def filters(params: Tree) -> Array:
-    """Return what each unit of a layer that learns without labels looks for: (A, V)."""
-    raise NotImplementedError(f"no filters are registered for {type(params).__name__}")
+def reconstruct(model: Model, params: Tree, x: Array) -> Array:
+    """Return what a model makes of samples when it has only their codes: (N, V) -> (N, V).
+
+    Of a net, the layers that were pretrained are passed up and down, by means.
+    """
+    return pretraining.decode(model, params, encode(model, params, x), x.shape[1])
 
 
-@filters.register
-def _(params: RBMParams) -> Array:
-    return params.weights.T
-
-
-@filters.register(SparseCodingParams)
-@filters.register(PSDParams)
-def _(params: SparseCodingParams | PSDParams) -> Array:
-    return params.dictionary
+@reconstruct.register
+def _(model: Net, params: Tree, x: Array) -> Array:
+    height = len(pretraining.bottom(params))
+    shapes = input_shapes(model, x.shape[1])
+    y = _outputs(model, params, x, height - 1)
+    for i in reversed(range(height)):
+        y = pretraining.decode(model.layers[i], params[i], y, math.prod(shapes[i]))
+    return y
 
 
 @singledispatch
@@ -449,70 +400,3 @@ def _(model: SparseCoding, params: SparseCodingParams) -> None:
 @project_in_place.register
 def _(model: PSD, params: PSDParams) -> None:
     sparse_coding.hold_on_sphere(params.dictionary)
-
-
-@singledispatch
-def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
-    """Return measures summed over the samples, and their number ``n``.
-
-    An RBM: ``squared_error`` of reconstructions, ``free_energy``. Sparse models:
-    ``squared_error``, ``nonzero_share`` and ``energy`` of inferred codes; a PSD
-    ``prediction_distance`` and ``predicted_squared_error`` too. A DBN as pretrained:
-    ``squared_error`` of the mean-field pass up and down. A DBN that classifies: ``loss``
-    (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
-
-    Raises
-    ------
-    DataError
-        Labels are missing or out of range.
-    """
-    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
-
-
-@evaluate.register
-def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
-    x = present(batch)
-    energies = rbm.free_energy(model, params, x, batch.mask)
-    xp = namespace(energies)
-    return {
-        "squared_error": float(_error(batch, x, rbm.reconstruct(model, params, x))),
-        "free_energy": float(xp.sum(xp.astype(energies, xp.float64))),
-        "n": x.shape[0],
-    }
-
-
-evaluate.register(SparseCoding, sparse_coding.evaluate)
-evaluate.register(PSD, psd.evaluate)
-
-
-@evaluate.register
-def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if any(map(is_pretrained, params)):
-        return _evaluate_stack(model, params, batch)
-    classes = _classes(model)
-    labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
-    logits = _outputs(model, params, present(batch), len(params) - 1)
-    loss = dense.cross_entropy(logits, labels)
-    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return {
-        "loss": float(loss.total),
-        "errors": int(loss.errors),
-        "confusion": confusion.astype(np.int64).reshape(classes, classes),
-        "n": len(labels),
-    }
-
-
-def _evaluate_stack(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    x = down = present(batch)
-    stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if is_pretrained(p)]
-    for m, p in stack:
-        down = encode(m, p, down)  # type: ignore[arg-type]
-    for m, p in reversed(stack):
-        down = decode(m, p, down)
-    return {"squared_error": float(_error(batch, x, down)), "n": x.shape[0]}
-
-
-def _error(batch: Batch, x: Array, y: Array) -> Array | float:
-    """Return the squared error over the values that are present."""
-    return squared_error(x, present(batch._replace(x=y)))

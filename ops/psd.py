@@ -11,7 +11,7 @@ Letters: N samples, V features, A atoms (rows of W, numbers of a code).
 import math
 from typing import Any, NamedTuple
 
-from deepstrata.ops import layers, sparse_coding
+from deepstrata.ops import initial, layers, sparse_coding
 from deepstrata.ops.backend import Backend, Scratch, add_product, namespace, product, store
 from deepstrata.ops.dense import ACTIVATIONS
 from deepstrata.ops.kernels import squared_error
@@ -64,6 +64,11 @@ def init(model: PSD, visible: int, key: Key, backend: Backend = "numpy") -> PSDP
     zeros = xp.zeros((model.atoms,), dtype=xp.float32)
     weights = store(dictionary.T, xp.empty((visible, model.atoms), dtype=xp.float32))
     return PSDParams(weights, zeros, zeros + 1.0, dictionary)
+
+
+def encoder(params: PSDParams) -> EncoderParams:
+    """Return what predicts codes; arrays are shared."""
+    return EncoderParams(params.weights, params.bias, params.gain)
 
 
 class Codes(NamedTuple):
@@ -195,6 +200,13 @@ def evaluate(model: PSD, params: PSDParams, batch: Batch) -> dict[str, float]:
 def _(layer: PSD, shape: Shape) -> EncoderParams:
     inputs, units = math.prod(shape), layer.atoms
     return EncoderParams(ArraySpec((inputs, units)), ArraySpec((units,)), ArraySpec((units,)))
+
+
+@initial.fresh.register
+def _(
+    layer: PSD, shape: Shape, key: Key, backend: Backend, scale: float | None = None
+) -> EncoderParams:
+    return encoder(init(layer, math.prod(shape), key, backend))
 
 
 @layers.forward.register

@@ -298,8 +298,8 @@ def encode(
     return codes(model, params, x)
 
 
-def decode(model: Any, params: Any, code: Array) -> Array:
-    """Return the samples that codes stand for: (N, A) -> (N, V)."""
+def decode(model: Any, params: Any, code: Array, visible: int) -> Array:
+    """Return the samples that codes stand for: (N, A) -> (N, V); see ``pretraining.decode``."""
     return product(code, params.dictionary)
 
 

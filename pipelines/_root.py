@@ -18,6 +18,7 @@ from deepstrata.schemas.errors import (
     DataError,
     DeclarationError,
     DeepstrataError,
+    DivergenceError,
     SchemaError,
     StorageError,
 )
@@ -33,11 +34,23 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
-from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -51,6 +64,7 @@ from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
+    from deepstrata.pipelines.estimators import DBNClassifier, RBMEncoder
     from deepstrata.pipelines.loading import load_pipeline
     from deepstrata.pipelines.model import load_encoder
     from deepstrata.pipelines.planning import plan
@@ -62,6 +76,8 @@ __version__ = "0.1.0"
 
 #: Names that bring Dask, Zarr or numba with them; imported when they are first asked for.
 _LAZY = {
+    "DBNClassifier": "pipelines.estimators",
+    "RBMEncoder": "pipelines.estimators",
     "Run": "pipelines.run",
     "connect": "pipelines.cluster",
     "ingest": "storage.ingest",
@@ -83,10 +99,12 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "Autoencoder",
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
     "Cosine",
+    "DBNClassifier",
     "DataError",
     "DatasetSchema",
     "DatasetSource",
@@ -95,21 +113,28 @@ __all__ = [
     "Delayed",
     "Dense",
     "Dropout",
+    "DivergenceError",
+    "EarlyStopping",
     "Encode",
     "Evaluate",
     "Exponential",
     "FileSource",
     "FineTune",
     "Flatten",
+    "GaussianNoise",
     "Linear",
     "LocalSteps",
     "LocallyConnected",
+    "MaskingNoise",
     "Network",
     "Pipeline",
     "Pooling",
     "Pretrain",
+    "RBMEncoder",
+    "ReduceOnPlateau",
     "Report",
     "Run",
+    "SaltAndPepperNoise",
     "Scale",
     "SchemaError",
     "Softmax",
@@ -121,6 +146,7 @@ __all__ = [
     "Synchronous",
     "TransposedConvolution",
     "Variable",
+    "WarmUp",
     "ZarrSource",
     "connect",
     "ingest",

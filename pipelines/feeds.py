@@ -266,8 +266,8 @@ def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
     if low < 0 or high > 1:
         raise DataError(
             f"variable {name!r}, samples {shard.start} to {shard.stop - 1}: "
-            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
-            "add a Scale() stage, or use gaussian visible units and Standardise()"
+            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; add a "
+            "Scale() stage, or use gaussian visible units (or squared_error) and Standardise()"
         )
 
 

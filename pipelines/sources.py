@@ -106,7 +106,7 @@ def check_source(pipeline: Pipeline, data: Any = None) -> None:
         opened = open_source(pipeline, source, data)
         feed_of(pipeline, opened)
         return
-    schema = describe_source(source.format, source.path)
+    schema = describe_source(source.format, source.path, source.sample_dim, **source.options)
     where = f"{source.format} {source.path or ''}".strip()
     for name in (source.features, source.labels, source.mask):
         if name is not None:
@@ -127,7 +127,7 @@ def ingest_source(
         return source, None
     dest = stores.join(path, "data.zarr")
     key = stage_digest(source)
-    fields = source.model_dump(exclude={"kind", "path", "format"})
+    fields = source.model_dump(exclude={"kind", "path", "format", "options"})
     found = ZarrSource(path=dest, **fields)
     done = next((r for r in records if r.name == "ingest" and r.key == key), None)
     if done is not None and writing.is_complete(dest):
@@ -136,7 +136,9 @@ def ingest_source(
     observer(StageStarted("ingest", "ingest", 0))
     started = time.perf_counter()
     writing.discard(dest, own=True)
-    schema = ingest(source.format, source.path, dest, sample_dim=source.sample_dim)
+    schema = ingest(
+        source.format, source.path, dest, sample_dim=source.sample_dim, **source.options
+    )
     seconds = time.perf_counter() - started
     samples = schema.variable(source.features).shape
     record = StageRecord(

@@ -1,10 +1,8 @@
 """Gathering what the report shows of a run."""
 
-from typing import Any
-
 import numpy as np
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pretraining
 from deepstrata.ops.partials import Batch
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
@@ -12,9 +10,11 @@ from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
 from deepstrata.schemas import stages
+from deepstrata.schemas.layers import Convolution
 from deepstrata.schemas.models import Layered
 from deepstrata.schemas.runs import RunManifest
-from deepstrata.schemas.trees import Array, Tree
+from deepstrata.schemas.stages import classifies
+from deepstrata.schemas.trees import Array
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
 
@@ -32,7 +32,7 @@ def write_run_report(
 def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Report) -> Report:
     """Return what the report shows: numbers of the run, and pictures from a few samples."""
     batch, where = _examples(context, stage.examples)
-    pretrained = _first(context, stages.Pretrain)
+    learned = _without_labels(context)
     report = Report(
         title=context.pipeline.name,
         manifest=manifest,
@@ -40,13 +40,17 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
         command=f"deepstrata run {run}/pipeline.json",
         plan=_plan(context),
     )
-    if pretrained is not None:
+    if learned:
+        best = learned[-1]
+        made = models.reconstruct(best.model, best.params.load(), batch.x)
         report = report._replace(
-            filters=_filters(context, pretrained, stage.examples),
+            filters=_filters(context, learned[0], stage.examples),
             inputs=_picture(context, batch.x),
-            reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
+            reconstructions=_picture(context, made),
             reconstructions_of=where,
         )
+    else:
+        report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
     return _with_codes(report, context)
 
@@ -57,11 +61,9 @@ def _plan(context: Context) -> str:
     return str(plan(context.pipeline))
 
 
-def _first(context: Context, kind: type[Any]) -> TrainedModel | None:
-    for stage in context.pipeline.stages:
-        if isinstance(stage, kind) and stage.name in context.trained:
-            return context.trained[stage.name]
-    return None
+def _without_labels(context: Context) -> list[TrainedModel]:
+    """Return the trained models that make samples again from codes, in the order of training."""
+    return [found for found in context.trained.values() if not classifies(found.model)]
 
 
 def _examples(context: Context, count: int) -> tuple[Batch, str]:
@@ -86,8 +88,9 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
     """
     found, seen = [], None
-    for i, (_, params) in enumerate(_stack(trained)):
-        own = models.filters(params)
+    for i, own in enumerate(pretraining.filters(trained.params.load())):
+        if seen is not None and own.shape[1] != len(seen):
+            break  # a layer without weights lies between
         seen = own if seen is None else own @ seen
         norms = np.linalg.norm(seen, axis=1)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
@@ -95,22 +98,22 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
     return tuple(found)
 
 
-def _stack(trained: TrainedModel) -> list[tuple[Any, Tree]]:
-    """Return each layer with its parameters."""
-    params = trained.params.load()
-    if not isinstance(trained.model, Layered):
-        return [(trained.model, params)]
-    return list(zip(trained.model.layers, params, strict=True))
-
-
-def reconstruct(trained: TrainedModel, x: Array) -> Array:
-    """Pass samples up through a pretrained stack and down again, by probabilities."""
-    stack = _stack(trained)
-    for layer, params in stack:
-        x = models.encode(layer, params, x)
-    for layer, params in reversed(stack):
-        x = models.decode(layer, params, x)
-    return x
+def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
+    """Return what the units of a fine-tuned net's first layer look for, the strongest of them."""
+    tuned = [s.name for s in context.pipeline.stages if isinstance(s, stages.FineTune)]
+    nets = [context.trained[name] for name in tuned if name in context.trained]
+    if not nets or not isinstance(nets[0].model, Layered):
+        return ()
+    layer, own = nets[0].model.layers[0], nets[0].params.load()[0]
+    if isinstance(layer, Convolution):  # its channels are drawn one below the other
+        pictures = np.moveaxis(own.weights, (-1, -2), (0, 1))
+    elif found := pretraining.filters(own):
+        pictures = _picture(context, found[0])
+    else:
+        return ()
+    norms = np.linalg.norm(pictures.reshape(len(pictures), -1), axis=1)
+    strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
+    return (("layer 1", pictures[strongest]),)
 
 
 def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Context) -> Report:

@@ -5,6 +5,7 @@ from functools import singledispatch
 from textwrap import wrap
 from typing import Any
 
+from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
@@ -18,8 +19,17 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Layered, Model
-from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
+from deepstrata.schemas.models import RBM, Autoencoder, Layered, Model
+from deepstrata.schemas.optimisers import (
+    Cosine,
+    Exponential,
+    Linear,
+    Optimiser,
+    Rate,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
@@ -95,7 +105,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
         )
     shards = min(stage.strategy.shards, MOST_SHARDS)
     strategy = stage.strategy.model_copy(update={"shards": shards})
-    model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
+    model = stage.pretrained[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
     optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
     settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
     graph, rows = TaskGraph(), rows_per_place(strategy)
@@ -184,7 +194,7 @@ def _(stage: Pretrain) -> list[str]:
     lines = list(dict.fromkeys(map(describe_optimiser, optimisers)))
     return [
         describe_model(stage.model),
-        f"{stage.epochs} epochs",
+        describe(stage),
         *lines,
         _strategy(stage.strategy),
     ]
@@ -194,7 +204,7 @@ def _(stage: Pretrain) -> list[str]:
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
-    return [*model, f"{stage.epochs} epochs", optimiser, _strategy(stage.strategy)]
+    return [*model, describe(stage), optimiser, _strategy(stage.strategy)]
 
 
 @settings.register
@@ -224,7 +234,14 @@ def _layer(layer: Any) -> str:
 
 @_layer.register
 def _(layer: RBM) -> str:
-    return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+    gaussian = "gaussian" in (layer.visible_units, layer.hidden_units)
+    return f"{'Gaussian ' if gaussian else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: Autoencoder) -> str:
+    noise = f", {layer.noise.kind.replace('_', ' ')} noise" if layer.noise else ""
+    return f"autoencoder ({', '.join(map(_layer, layer.encoder))}{noise})"
 
 
 @_layer.register
@@ -268,7 +285,9 @@ def describe_optimiser(optimiser: Optimiser) -> str:
     """Return an optimiser in one line: ``SGD, rate 0.05, momentum 0.5 to 0.9``."""
     text = f"{type(optimiser).__name__}, rate {_rate(optimiser.learning_rate)}"
     momentum = getattr(optimiser, "momentum", 0)
-    return f"{text}, momentum {_rate(momentum)}" if momentum else text
+    clip = next((c for c in (optimiser.clip_norm, optimiser.clip_value) if c), None)
+    text = f"{text}, momentum {_rate(momentum)}" if momentum else text
+    return text if clip is None else f"{text}, clipped at {number(clip)}"
 
 
 def _rate(rate: Rate) -> str:
@@ -278,6 +297,10 @@ def _rate(rate: Rate) -> str:
         return f"{number(rate.start)} to {number(rate.end)}"
     if isinstance(rate, Exponential):
         return f"{number(rate.start)} falling"
+    if isinstance(rate, ReduceOnPlateau):
+        return f"{number(rate.start)} falling on plateaus"
+    if isinstance(rate, WarmUp):
+        return f"{_rate(rate.then)} after a warm-up"
     return number(rate)
 
 

@@ -113,7 +113,9 @@ class ContrastNormalisation(_Layer):
 
     kind: Literal["contrast_normalisation"] = "contrast_normalisation"
     size: PositiveInt = 9
-    """Width of the Gaussian window: an odd number."""
+    """Width of the Gaussian window in places: an odd number."""
+    sigma: PositiveFloat = 1.591
+    """Standard deviation of the window in places."""
 
     @model_validator(mode="after")
     def _has_a_centre(self) -> Self:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import Autoencoder, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -21,6 +21,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     classifies,
+    decides,
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -63,6 +64,8 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
+            if isinstance(stage, Pretrain | FineTune) and decides(stage):
+                self._check_validation(stage)
         self._check_outputs()
         return self
 
@@ -101,26 +104,40 @@ class Pipeline(Document):
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
         model = self.model_of(stage)
         if isinstance(stage, FineTune):
-            if not classifies(model):
+            if not classifies(model) and not isinstance(model, Autoencoder):
                 raise ValueError(
                     f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
                     "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                    "Softmax(classes=...)"
+                    "Softmax(classes=...), or an Autoencoder"
                 )
-            if self.source.labels is None:
+            if self.source.labels is None and classifies(model):
                 raise ValueError(
                     f"stage {stage.name!r} needs labels, and the source names none: "
                     "set its labels=... to the variable with the class numbers"
                 )
         if isinstance(stage, Encode) and stage.layer is not None:
             start = self.start_of(stage)
-            layers = len(model.layers) if isinstance(model, Layered) else 1
-            layers = len(start.rbms) if isinstance(start, Pretrain) else layers
+            layers = _depth(start, model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
                     f"with has the layers 0 to {layers - 1}"
                 )
+
+    def _check_validation(self, stage: Pretrain | FineTune) -> None:
+        """Check that there is something for the ends of epochs to decide by."""
+        why = f"stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+        if stage.monitor == 0:
+            raise ValueError(
+                f"{why}validation samples to look at, found monitor=0; set it to how many, such as "
+                "1000"
+            )
+        split = next((s for s in self.stages if isinstance(s, Split)), None)
+        if split is None or (split.by is None and split.validation == 0):
+            raise ValueError(
+                f"{why}a validation part, found none; add Split(validation=0.1), or Split(by=...) "
+                "with a variable that names each sample's part"
+            )
 
     def _check_outputs(self) -> None:
         written: dict[str | None, str] = {}
@@ -223,6 +240,15 @@ class Pipeline(Document):
         for step in steps[:-1]:
             place = place[_index(place, step, path)]
         place[_index(place, steps[-1], path)] = value
+
+
+def _depth(start: Pretrain | FineTune | None, model: Model) -> int:
+    """Return how many layers a trained model has whose output can be the code."""
+    if isinstance(model, Autoencoder):
+        return len(model.encoder)
+    if isinstance(start, Pretrain):
+        return len(start.pretrained)
+    return len(model.layers) if isinstance(model, Layered) else 1
 
 
 def _index(place: Any, step: str, path: str) -> int | str:

@@ -1,13 +1,15 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self, TypeGuard
+from itertools import takewhile
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
     PositiveInt,
@@ -17,8 +19,8 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import Layered, Model, Net, Unsupervised
-from deepstrata.schemas.optimisers import SGD, Optimiser
+from deepstrata.schemas.models import RBM, Autoencoder, Layered, Learner, Model, Net
+from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.sparse import SparseCoding
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
@@ -143,6 +145,14 @@ class Standardise(_Stage):
     """Added to the standard deviation."""
 
 
+class EarlyStopping(Declaration):
+    """Stop at the end of an epoch when ``patience`` of them in a row have brought no gain."""
+
+    patience: PositiveInt = 5
+    min_delta: NonNegativeFloat = 0.0
+    """What the stage's ``metric`` has to fall by to count as a gain."""
+
+
 class _Train(_Stage):
     epochs: NonNegativeInt = 10
     strategy: Strategy = LocalSteps()
@@ -150,6 +160,14 @@ class _Train(_Stage):
     """Rounds between checkpoints; about an epoch by default. Never changes a result."""
     monitor: NonNegativeInt = 1000
     """Training and validation samples looked at after every epoch for the learning curves."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the training (each layer's own) before ``epochs`` are over; by default nothing does."""
+    keep: Literal["last", "best"] = "last"
+    """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
+
+
+def _bottom(layers: tuple[Any, ...], kinds: Any) -> Iterator[Any]:
+    return takewhile(lambda layer: isinstance(layer, kinds), layers)
 
 
 def _how_many(value: Any) -> str:
@@ -157,50 +175,52 @@ def _how_many(value: Any) -> str:
 
 
 class Pretrain(_Train):
-    """Train without labels the layers of a model that can, one by one.
-
-    Each of the RBMs and PSDs at the bottom reads the activations of the one below.
-    """
+    """Train the layers of a model that need no labels; each reads the code of the one below."""
 
     kind: Literal["pretrain"] = "pretrain"
+    metric: ClassVar[str] = "squared_error"
+    """Of the validation samples, after every epoch: what is to fall."""
     model: Model
     optimiser: Annotated[
         Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
         Discriminator(_how_many),
     ] = SGD(learning_rate=0.05, momentum=0.5)
-    """One for all layers that are pretrained, or one each."""
+    """One for all layers, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def rbms(self) -> tuple[Unsupervised | SparseCoding, ...]:
-        """The RBMs (or PSDs) at the bottom of the model, in the order in which they are trained."""
-        if not isinstance(self.model, Layered):
-            return (self.model,)
-        stack: list[Unsupervised] = []
-        for layer in self.model.layers:
-            if not isinstance(layer, Unsupervised):
-                break
-            stack.append(layer)
-        return tuple(stack)
+    def pretrained(self) -> tuple[Learner | SparseCoding, ...]:
+        """The layers at the bottom that need no labels, in the order of their training.
+
+        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none.
+        """
+        if isinstance(self.model, Autoencoder):
+            return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
+        if isinstance(self.model, Layered):
+            return tuple(_bottom(self.model.layers, Learner))
+        return (self.model,)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        if not self.rbms:
+        if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM or a PSD: nothing to pretrain; "
-                "FineTune(model=...) trains one from fresh weights"
+                "expected a model whose first layer is an RBM, an Autoencoder or a PSD: there is "
+                "nothing to pretrain; FineTune(model=...) trains one from fresh weights"
             )
-        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
+        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
-                f"expected one optimiser, or one for each of {len(self.rbms)} pretrained layers; "
+                f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
             )
         return self
 
 
 class FineTune(_Train):
-    """Train all layers of a model by backpropagation, from pretrained or fresh weights."""
+    """Train all layers of a model by backpropagation, from pretrained or fresh weights.
+
+    A net with a softmax learns classes, an autoencoder its input.
+    """
 
     kind: Literal["finetune"] = "finetune"
     model: Model | None = None
@@ -208,6 +228,9 @@ class FineTune(_Train):
     start: str | None = None
     """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+    metric: Literal["loss", "error"] = "loss"
+    """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
+    ``ReduceOnPlateau`` want to see fall."""
 
     @model_validator(mode="after")
     def _can_classify(self) -> Self:
@@ -224,6 +247,9 @@ class Evaluate(_Stage):
     """Name of the stage that trained the model; the nearest one above by default."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("validation", "test")
     """Parts without samples are left out."""
+    pca: PositiveInt | None = None
+    """Components of a principal component analysis of the training part whose squared error is
+    measured beside the model's."""
 
 
 class Encode(_Stage):
@@ -250,6 +276,17 @@ Stage = Annotated[
     Apply | Split | Scale | Standardise | Pretrain | FineTune | Evaluate | Encode | Report,
     Field(discriminator="kind"),
 ]
+
+
+def decides(stage: Pretrain | FineTune) -> bool:
+    """Tell whether the ends of epochs decide how a training goes on, or what is kept of it."""
+    inner = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
+    outer = (stage.strategy.outer,) if isinstance(stage.strategy, LocalSteps) else ()
+    return (
+        stage.early_stopping is not None
+        or stage.keep == "best"
+        or any(watches(optimiser) for optimiser in (*inner, *outer))
+    )
 
 
 def classifies(model: Model) -> TypeGuard[Net]:

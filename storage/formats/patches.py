@@ -14,12 +14,12 @@ import numpy.typing as npt
 import xarray as xr
 
 from deepstrata.schemas.errors import SchemaError
+from deepstrata.schemas.formats import Patches
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.storage.datasets import first_dim, open_dataset
 from deepstrata.storage.formats.base import SAMPLE, Content, Rows, placeholder
 from deepstrata.storage.shards import permutation
 
-SIDE, PATCHES = 12, 20_000
 FLAT = 0.1  #: of a picture's standard deviation: patches are not divided by less
 #: load_sample_images: two of 427 x 640.
 PHOTOGRAPHS = (2, 427, 640)
@@ -42,17 +42,29 @@ class Pictures(NamedTuple):
     title: str
 
 
-def open_patches(source: str | None, sample_dim: str | None) -> Content:
-    """Open pictures to be cut: ``image`` (sample, y, x) float32; see ``Format``.
+def open_patches(
+    source: str | None, sample_dim: str | None, options: Patches | None = None
+) -> Content:
+    """Open pictures to be cut; see ``Format`` and ``schemas.formats.Patches``.
+
+    Gives ``image`` (sample, y, x) float32.
 
     Without a source the pictures are scikit-learn's. That of a Zarr group is its first variable
     of (picture, y, x) or (picture, y, x, channel).
     """
+    options, dim = options or Patches(), sample_dim or SAMPLE
     pictures = _photographs() if source is None else _stored(source, sample_dim)
-    dim = sample_dim or SAMPLE
-    template = {"image": placeholder((dim, "y", "x"), (PATCHES, SIDE, SIDE), np.float32)}
+    height, width = options.size
+    if not pictures.total or pictures.height < height or pictures.width < width:
+        raise SchemaError(
+            f"{pictures.title}: expected pictures of at least {height} x {width} (height x width), "
+            f"found {pictures.total} of {pictures.height} x {pictures.width}"
+        )
+    shape = (options.patches, height, width)
+    template = {"image": placeholder((dim, "y", "x"), shape, np.float32)}
     attrs = {"title": f"Patches of {pictures.title}"}
-    return Content(xr.Dataset(template, attrs=attrs), dim, lambda rows: _blocks(pictures, rows))
+    dataset = xr.Dataset(template, attrs=attrs)
+    return Content(dataset, dim, lambda rows: _blocks(pictures, options, rows))
 
 
 def _photographs() -> Pictures:
@@ -72,13 +84,10 @@ def _stored(source: str, sample_dim: str | None) -> Pictures:
         if variable.dims[:1] != (dim,) or variable.ndim not in (3, 4):
             continue
         total, height, width = variable.shape[:3]
-        if total and min(height, width) >= SIDE:
-            read = partial(_read, variable)
-            return Pictures(total, height, width, read, f"{name} in {source}")
+        return Pictures(total, height, width, partial(_read, variable), f"{name} in {source}")
     there = ", ".join(f"{name} {v.dims}" for name, v in dataset.data_vars.items()) or "none"
     raise SchemaError(
-        f"{source}: expected a variable ({dim}, y, x) or ({dim}, y, x, channel) with pictures of "
-        f"at least {SIDE} x {SIDE}, found: {there}"
+        f"{source}: expected a variable ({dim}, y, x) or ({dim}, y, x, channel), found: {there}"
     )
 
 
@@ -86,29 +95,32 @@ def _read(variable: xr.DataArray, number: int) -> Picture:
     return variable[number].values
 
 
-def _blocks(pictures: Pictures, rows: int) -> Iterator[Rows]:
+def _blocks(pictures: Pictures, options: Patches, rows: int) -> Iterator[Rows]:
     """Yield the patches of one picture after the other."""
+    count = options.patches
     pictures = pictures._replace(read=lru_cache(maxsize=1)(pictures.read))
-    ends = [i * PATCHES // pictures.total for i in range(pictures.total + 1)]
-    for start in range(0, PATCHES, rows):
-        stop = min(start + rows, PATCHES)
+    ends = [i * count // pictures.total for i in range(pictures.total + 1)]
+    for start in range(0, count, rows):
+        stop = min(start + rows, count)
         touched = np.searchsorted(ends, [start, stop - 1], side="right") - 1
-        pieces = [
-            cut(pictures, i, np.arange(max(start, ends[i]), min(stop, ends[i + 1])) - ends[i])
-            for i in range(touched[0], touched[1] + 1)
-        ]
+        pieces = []
+        for i in range(touched[0], touched[1] + 1):
+            places = np.arange(max(start, ends[i]), min(stop, ends[i + 1])) - ends[i]
+            pieces.append(cut(pictures, i, places, options.size))
         yield {"image": np.concatenate(pieces)}
 
 
-def cut(pictures: Pictures, number: int, places: npt.NDArray[np.int64]) -> Picture:
-    """Return patches (n, SIDE, SIDE) of one picture, from places in its keyed order of corners."""
-    down, across = pictures.height - SIDE + 1, pictures.width - SIDE + 1
+def cut(
+    pictures: Pictures, number: int, places: npt.NDArray[np.int64], size: tuple[int, int]
+) -> Picture:
+    """Return patches (n, *size) of one picture, from places in its keyed order of corners."""
+    down, across = pictures.height - size[0] + 1, pictures.width - size[1] + 1
     key = fold(Key(0), "patches", number)
     corners = permutation(key, down * across, places % (down * across))
     picture = pictures.read(number).astype(np.float32)
     if picture.ndim == 3:
         picture = picture.mean(axis=2)
-    windows = np.lib.stride_tricks.sliding_window_view(picture, (SIDE, SIDE))
+    windows = np.lib.stride_tricks.sliding_window_view(picture, size)
     patches = windows[corners // across, corners % across]
     patches = patches - patches.mean(axis=(1, 2), keepdims=True)
     spread = patches.std(axis=(1, 2), keepdims=True)

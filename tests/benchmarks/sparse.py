@@ -15,8 +15,9 @@ from deepstrata.ops import models, optimisers, psd, sparse_coding
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.psd import PSDParams
+from deepstrata.schemas.formats import Patches
 from deepstrata.schemas.keys import Key
-from deepstrata.storage.formats.patches import PATCHES, open_patches
+from deepstrata.storage.formats.patches import open_patches
 from tests.benchmarks import measuring
 from tests.benchmarks.measuring import Work, timed
 
@@ -31,11 +32,11 @@ Method = Callable[[Rows], Rows]
 
 def patches() -> Rows:
     """Return patches of both photographs, mixed."""
-    blocks = open_patches(None, None).blocks
+    count, blocks = Patches().patches, open_patches(None, None).blocks
     assert blocks is not None
-    (found,) = blocks(PATCHES)
-    x = found["image"].reshape(PATCHES, -1)
-    return np.ascontiguousarray(x[np.random.default_rng(0).permutation(PATCHES)], np.float32)
+    (found,) = blocks(count)
+    x = found["image"].reshape(count, -1)
+    return np.ascontiguousarray(x[np.random.default_rng(0).permutation(count)], np.float32)
 
 
 def trained(x: Rows, epochs: int) -> PSDParams:

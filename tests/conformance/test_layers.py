@@ -14,17 +14,22 @@ from deepstrata.ops.random import normal
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import (
     Activation,
+    ContrastNormalisation,
+    Convolution,
     Dense,
     Dropout,
     Flatten,
+    LocallyConnected,
+    Pooling,
     Softmax,
+    TransposedConvolution,
 )
 from deepstrata.schemas.models import Network
 from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
-VECTOR, IMAGE = (11,), (7, 6, 4)
+VECTOR, SOUND, IMAGE = (11,), (12, 3), (7, 6, 4)
 N, KEY = 5, Key(3)
 CASES = [
     *((Dense(units=6, activation=f), VECTOR) for f in ("logistic", "tanh", "scaled_tanh")),
@@ -37,6 +42,22 @@ CASES = [
     (Dropout(rate=0.4), IMAGE),
     (PSD(atoms=6), VECTOR),
     (PSD(atoms=6), IMAGE),
+    (Convolution(maps=5, kernel=(3, 2)), IMAGE),
+    (Convolution(maps=5, kernel=(3, 2), stride=2, padding=1, activation="tanh"), IMAGE),
+    (Convolution(maps=5, kernel=(3, 3), stride=(2, 1), padding="same", dilation=2), IMAGE),
+    (Convolution(maps=6, kernel=(2, 2), groups=2, initial_weights="he"), IMAGE),
+    (Convolution(maps=3, kernel=(3, 3), table=((0, 1), (1, 2, 3), (0,))), IMAGE),
+    (Convolution(maps=5, kernel=(4,), stride=3, activation="scaled_tanh"), SOUND),
+    (TransposedConvolution(maps=3, kernel=(3, 2), stride=2, padding=1), IMAGE),
+    (TransposedConvolution(maps=3, kernel=(3,), activation="logistic"), SOUND),
+    (LocallyConnected(maps=3, kernel=(3, 2), stride=2, activation="tanh"), IMAGE),
+    (LocallyConnected(maps=3, kernel=(4,)), SOUND),
+    (Pooling(size=(2, 2)), IMAGE),
+    (Pooling(size=(3, 2), stride=(2, 1), function="average"), IMAGE),
+    (Pooling(size=(3, 3), stride=1, function="l2"), IMAGE),
+    (Pooling(size=(3,)), SOUND),
+    (ContrastNormalisation(size=3), IMAGE),
+    (ContrastNormalisation(size=5), SOUND),
 ]
 NAMES = [f"{i}-{layer.kind}" for i, (layer, _) in enumerate(CASES)]
 

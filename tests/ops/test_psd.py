@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepstrata.ops import models, optimisers, psd, sparse_coding
+from deepstrata.ops import finetuning, models, optimisers, psd, sparse_coding
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.psd import EncoderParams
@@ -66,7 +66,7 @@ def test_a_model_encodes_by_prediction():
     exact = params.gain * np.tanh(batch.x @ params.weights + params.bias)
     np.testing.assert_allclose(models.encode(MODEL, params, batch.x), exact, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(psd.codes(MODEL, params, batch.x).predicted, exact)
-    made = models.decode(MODEL, params, exact)
+    made = models.reconstruct(MODEL, params, batch.x)
     np.testing.assert_allclose(made, exact @ params.dictionary, rtol=1e-4, atol=1e-5)
     with pytest.raises(DeclarationError, match="psd model has one layer, 0; found layer 2"):
         models.encode(MODEL, params, batch.x, 2)
@@ -105,14 +105,14 @@ def test_atoms_stay_on_the_sphere(optimiser):
 def test_a_network_keeps_the_encoder():
     params, batch = start(np.float32)
     net = Network(layers=(MODEL, Softmax(classes=3)))
-    begun = models.start_net(net, (params,), V, Key(5))
+    begun = finetuning.start_net(net, (params,), V, Key(5))
     assert isinstance(begun[0], EncoderParams)
     assert all(a is b for a, b in zip(begun[0], params, strict=False))
     codes = models.encode(net, begun, batch.x)
     np.testing.assert_allclose(codes, models.encode(MODEL, params, batch.x), rtol=1e-6)
-    fresh = models.start_net(net, None, V, Key(5))
+    fresh = finetuning.start_net(net, None, V, Key(5))
     assert [a.shape for a in leaves(fresh)] == [a.shape for a in leaves(begun)]
     assert (fresh[0].gain == 1).all()
     pretrained = models.evaluate(Network(layers=(MODEL,)), (params,), batch)
-    made = models.decode(MODEL, params, models.encode(MODEL, params, batch.x))
+    made = models.reconstruct(MODEL, params, batch.x)
     assert pretrained["squared_error"] == pytest.approx(((batch.x - made) ** 2).sum(), rel=1e-5)

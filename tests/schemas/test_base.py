@@ -36,10 +36,7 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     return explain(refused.value, where).splitlines()
 
 
-KINDS = "'rbm', 'dbn', 'network'"
-
-
-KINDS = "'rbm', 'sparse_coding', 'psd', 'dbn', 'network'"
+KINDS = "'rbm', 'autoencoder', 'psd', 'sparse_coding', 'dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)

@@ -11,11 +11,12 @@ from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
-from deepstrata.schemas.optimisers import SGD, Adam, Linear
+from deepstrata.schemas.models import DBN, RBM, Autoencoder
+from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -110,6 +111,28 @@ def test_stages_of_one_rank_are_mixed() -> None:
     assert Pipeline(name="p", source=SOURCE, stages=()).stages == ()
 
 
+PLATEAU = SGD(learning_rate=ReduceOnPlateau(start=0.1))
+DECIDING = [
+    FineTune(model=STACK, keep="best"),
+    FineTune(model=STACK, early_stopping=EarlyStopping()),
+    FineTune(model=STACK, optimiser=PLATEAU),
+    Pretrain(model=STACK, optimiser=(SGD(), PLATEAU)),
+    Pretrain(model=STACK, strategy=LocalSteps(outer=PLATEAU)),
+]
+
+
+@pytest.mark.parametrize("stage", DECIDING)
+def test_what_epochs_decide_needs_validation_samples(stage: Pretrain | FineTune) -> None:
+    why = f"pipeline: stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+    none = why + "a validation part, found none; add Split(validation=0.1), or Split(by=...)"
+    assert told(stage).startswith(none)
+    assert told(Split(test=0.5), stage).startswith(none)
+    blind = stage.model_copy(update={"monitor": 0})
+    assert told(Split(validation=0.1), blind).startswith(why + "validation samples to look at")
+    for split in (Split(validation=0.1), Split(by="part")):
+        assert Pipeline(name="p", source=SOURCE, stages=(split, stage)).stages[-1] == stage
+
+
 @pytest.mark.parametrize("kind", [Split, Report])
 def test_some_stages_stand_once(kind: type[Stage]) -> None:
     assert told(kind(name="a"), kind(name="b")) == (
@@ -145,10 +168,21 @@ def test_the_nearest_training_is_the_start() -> None:
 def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
         "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
-        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...)"
+        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...), "
+        "or an Autoencoder"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
+
+
+def test_an_autoencoder_is_fine_tuned_without_labels() -> None:
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2)))
+    source = ZarrSource(path="x", features="f")
+    for stages in ((Pretrain(model=deep), FineTune()), (FineTune(model=deep),)):
+        whole = Pipeline(name="p", source=source, stages=(*stages, Encode(layer=1)))
+        assert whole.model_of(whole.stages[-1]) == deep
+    with pytest.raises(ValidationError, match="it encodes with has the layers 0 to 1"):
+        Pipeline(name="p", source=source, stages=(Pretrain(model=deep), Encode(layer=2)))
 
 
 def test_fine_tuning_needs_labels() -> None:

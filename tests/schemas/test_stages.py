@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -34,6 +35,7 @@ STAGES = [
     Pretrain(model=STACK, optimiser=(SGD(), Adam()), activations="store"),
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
     FineTune(model=STACK, optimiser=Adam()),
+    FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
     Evaluate(parts=("test",)),
     Encode(path="codes.zarr", layer=0),
     Report(examples=4),
@@ -136,27 +138,34 @@ def test_a_scale_goes_up() -> None:
     assert Scale(minimum=1).maximum is None
 
 
-def test_the_rbms_at_the_bottom_are_pretrained() -> None:
-    assert Pretrain(model=RBM(hidden=4)).rbms == (RBM(hidden=4),)
-    assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
+def test_layers_at_the_bottom_are_pretrained() -> None:
+    assert Pretrain(model=RBM(hidden=4)).pretrained == (RBM(hidden=4),)
+    assert Pretrain(model=STACK).pretrained == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
-    assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    assert Pretrain(model=mixed).pretrained == (RBM(hidden=4),)
     for sparse in (PSD(atoms=3), SparseCoding(atoms=3)):
-        assert Pretrain(model=sparse).rbms == (sparse,)
-    net = Network(layers=(PSD(atoms=3), PSD(atoms=2), Softmax(classes=2)))
-    assert Pretrain(model=net).rbms == net.layers[:2]
+        assert Pretrain(model=sparse).pretrained == (sparse,)
+
+
+def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
+    one = Autoencoder(encoder=(Dense(units=4), Dense(units=2)))
+    assert Pretrain(model=one).pretrained == (one,)
+    net = Network(layers=(one, PSD(atoms=3), one, RBM(hidden=3), Softmax(classes=2)))
+    assert Pretrain(model=net).pretrained == net.layers[:4]
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
+    assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
 
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM or a PSD"
+        "expected a model whose first layer is an RBM, an Autoencoder or a PSD"
     )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_optimiser_or_one_each(count: int) -> None:
     assert told(Pretrain, model=STACK, optimiser=(SGD(),) * count) == (
-        f"expected one optimiser, or one for each of 2 pretrained layers; found {count}"
+        f"expected one optimiser, or one for each of the 2 layers; found {count}"
     )
 
 
@@ -186,6 +195,10 @@ def test_fresh_weights_or_trained_ones() -> None:
         (FineTune, {"epochs": -1}),
         (FineTune, {"checkpoint_rounds": 0}),
         (FineTune, {"monitor": -1}),
+        (FineTune, {"metric": "squared_error"}),
+        (FineTune, {"keep": "first"}),
+        (EarlyStopping, {"patience": 0}),
+        (EarlyStopping, {"min_delta": -1}),
         (Standardise, {"epsilon": 0}),
         (Standardise, {"per": "sample"}),
         (Evaluate, {"parts": ()}),

@@ -7,11 +7,12 @@ import pytest
 import xarray as xr
 
 from deepstrata.schemas.errors import SchemaError
-from deepstrata.storage.formats import patches
-from deepstrata.storage.formats.patches import SIDE, open_patches
+from deepstrata.schemas.formats import Patches
+from deepstrata.storage.formats.patches import open_patches
 from deepstrata.storage.ingest import describe_source, ingest
 
-FEW = 40
+FEW, SIDE = 40, 12
+OPTIONS = Patches(patches=FEW)
 
 
 def pictures(path: Path, **sizes: int) -> str:
@@ -23,14 +24,10 @@ def pictures(path: Path, **sizes: int) -> str:
     return str(store)
 
 
-@pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patches, "PATCHES", FEW)
-
-
 def test_patches_of_a_store(tmp_path: Path) -> None:
     source, dest = pictures(tmp_path), str(tmp_path / "patches.zarr")
-    assert ingest("patches", source, dest) == describe_source("patches", source)
+    written = ingest("patches", source, dest, patches=FEW)
+    assert written == describe_source("patches", source, patches=FEW)
     found = xr.open_zarr(dest, consolidated=False)["image"]
     assert found.dims == ("sample", "y", "x")
     assert found.shape == (FEW, SIDE, SIDE)
@@ -46,7 +43,7 @@ def test_patches_of_a_store(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [1, 7, FEW])
 def test_the_size_of_blocks_changes_nothing(tmp_path: Path, rows: int) -> None:
-    content = open_patches(pictures(tmp_path), None)
+    content = open_patches(pictures(tmp_path), None, OPTIONS)
     assert content.blocks is not None
     (whole,) = content.blocks(1000)
     blocks = [block["image"] for block in content.blocks(rows)]
@@ -60,7 +57,7 @@ def test_a_flat_part_stays_flat(tmp_path: Path) -> None:
     photo[0, -1, -1] = 1000.0
     store = str(tmp_path / "flat.zarr")
     xr.Dataset({"photo": (("picture", "y", "x"), photo)}).to_zarr(store, consolidated=False)
-    content = open_patches(store, None)
+    content = open_patches(store, None, OPTIONS)
     assert content.blocks is not None
     (found,) = content.blocks(FEW)
     assert np.isfinite(found["image"]).all()
@@ -68,13 +65,28 @@ def test_a_flat_part_stays_flat(tmp_path: Path) -> None:
 
 
 def test_photographs_come_with_scikit_learn() -> None:
-    content = open_patches(None, None)
+    content = open_patches(None, None, OPTIONS)
     assert "CC BY 2.0" in content.template.attrs["title"]
     assert content.blocks is not None
     (found,) = content.blocks(FEW)
     assert found["image"].shape == (FEW, SIDE, SIDE)
 
 
-def test_a_store_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match=r"at least 12 x 12, found: .*photo \('picture', 'y'"):
+def test_size_and_number_are_options(tmp_path: Path) -> None:
+    content = open_patches(pictures(tmp_path), None, Patches(size=(4, 7), patches=5))
+    assert content.blocks is not None
+    assert [block["image"].shape for block in content.blocks(3)] == [(3, 4, 7), (2, 4, 7)]
+
+
+def test_pictures_smaller_than_a_patch_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match=r"photo in .*at least 12 x 12 .*found 3 of 11 x 30"):
         open_patches(pictures(tmp_path, y=11), None)
+    with pytest.raises(SchemaError, match=r"at least 428 x 12 .*found 2 of 427 x 640"):
+        open_patches(None, None, Patches(size=(428, 12)))
+
+
+def test_a_store_without_pictures_is_refused(tmp_path: Path) -> None:
+    store = str(tmp_path / "numbers.zarr")
+    xr.Dataset({"number": ("picture", np.arange(3.0))}).to_zarr(store, consolidated=False)
+    with pytest.raises(SchemaError, match=r"\(picture, y, x\) or .*found: number \('picture',\)"):
+        open_patches(store, None)
