@@ -98,6 +98,15 @@ def backward(
     raise NotImplementedError(f"no layer is registered for {type(layer).__name__}")
 
 
+@singledispatch
+def through(layer: Any, params: Tree, saved: Any, delta: Array, at: Pass) -> Array:
+    """Return derivatives by a layer's input alone: what a frozen layer passes on.
+
+    Parameters are those of ``backward``.
+    """
+    return backward(layer, params, saved, delta, at)[0]
+
+
 def as_rows(x: Array) -> Array:
     """Return (N, ...) as (N, I), a view where the memory allows."""
     return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
@@ -141,18 +150,33 @@ def _(
 ) -> tuple[Array | None, Tree]:
     x, y = saved
     rows = as_rows(x)
-    if isinstance(layer, Dense):
-        delta = ACTIVATIONS[layer.activation][1](delta, y)
+    delta = _weighted(layer, delta, y)
     bias = namespace(x).sum(delta, axis=0)
     if out is None:
         found = DenseParams(product(rows.T, delta), bias)
     else:
         weights = add_product(rows, delta, out.tree.weights, out.scale, out.keep)
         found = DenseParams(weights, put(bias, out.tree.bias, out))
-    if not below:
-        return None, found
-    into = product(delta, params.weights.T, at.scratch.empty("dx", rows.shape, delta))
-    return namespace(into).reshape(into, x.shape), found
+    return (_down(params, x, delta, at) if below else None), found
+
+
+@through.register(Dense)
+@through.register(Softmax)
+def _(layer: Dense | Softmax, params: DenseParams, saved: Any, delta: Array, at: Pass) -> Array:
+    x, y = saved
+    return _down(params, x, _weighted(layer, delta, y), at)
+
+
+def _weighted(layer: Dense | Softmax, delta: Array, y: Array) -> Array:
+    """Turn derivatives by the output ``y`` into those by the weighted inputs."""
+    return ACTIVATIONS[layer.activation][1](delta, y) if isinstance(layer, Dense) else delta
+
+
+def _down(params: DenseParams, x: Array, delta: Array, at: Pass) -> Array:
+    """Return derivatives by the input ``x`` from those by the weighted inputs."""
+    shape = as_rows(x).shape
+    into = product(delta, params.weights.T, at.scratch.empty("dx", shape, delta))
+    return namespace(into).reshape(into, x.shape)
 
 
 @forward.register

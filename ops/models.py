@@ -31,11 +31,9 @@ from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 
 
-def feed_forward_layers(model: Net) -> tuple[Any, ...]:
-    """Return a model's layers as those of a feed-forward net: an RBM is a logistic layer."""
-    return tuple(
-        Dense(units=layer.hidden) if isinstance(layer, RBM) else layer for layer in model.layers
-    )
+def feed_forward_layers(layers: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return layers as those of a feed-forward net: an RBM is a logistic layer."""
+    return tuple(Dense(units=own.hidden) if isinstance(own, RBM) else own for own in layers)
 
 
 def sample_shape(model: Net, visible: int) -> Shape:
@@ -160,7 +158,7 @@ def start_net(
     if any(isinstance(p, RBMParams) for p in given):
         given = tuple(p for p in given if isinstance(p, RBMParams))
     net, inputs = list(feed_forward(given)), _inputs(model, visible)
-    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
+    for i, layer in list(enumerate(feed_forward_layers(model.layers)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None
         net.append(_fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
     _check_shapes(model, net, visible)
@@ -221,7 +219,8 @@ def gradient(
     key
         The round's key; the rows of the batch address the numbers below it.
     out
-        Where to write it; its tree becomes ``Partial.total``. Allocated when None.
+        Where to write it; its tree becomes ``Partial.total``. Allocated when None. Layers at
+        whose place it has ``()`` are frozen: no gradient is computed for them.
     scratch
         Buffers to use again from call to call.
 
@@ -248,7 +247,7 @@ def _(
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
-    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
+    x, net = _shaped(model, present(batch)), feed_forward_layers(model.layers)
     passes = [
         Pass(batch.rows, fold(key, "layer", i), scratch.within(str(i))) for i in range(len(net))
     ]
@@ -257,21 +256,17 @@ def _(
         x, kept = layers.forward(layer, own, x, at)
         saved.append(kept)
     loss = dense.cross_entropy(x, labels)
-    delta, grads, lowest = loss.delta, list[Tree](), _lowest(params)
-    for i in reversed(range(len(net))):
-        into = out and out._replace(tree=out.tree[i])
-        if i >= lowest:
-            delta, found = layers.backward(
-                net[i], params[i], saved[i], delta, passes[i], into, below=i > lowest
-            )
-        grads.append(found if i >= lowest else ())
+    delta, grads = loss.delta, list[Tree]([()] * len(net))
+    wanted = params if out is None else out.tree
+    lowest = next(i for i, own in enumerate(wanted) if own)
+    for i in reversed(range(lowest, len(net))):
+        known, into = (params[i], saved[i], delta, passes[i]), out and out._replace(tree=wanted[i])
+        if params[i] and not wanted[i]:
+            delta = layers.through(net[i], *known)
+        else:
+            delta, grads[i] = layers.backward(net[i], *known, into, below=i > lowest)
     stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(tuple(reversed(grads)), batch.x.shape[0], stats), carry
-
-
-def _lowest(params: Tree) -> int:
-    """Return the number of the lowest layer that has parameters."""
-    return next(i for i, own in enumerate(params) if own)
+    return Partial(tuple(grads), batch.x.shape[0], stats), carry
 
 
 def _shaped(model: Net, x: Array) -> Array:
@@ -331,7 +326,7 @@ def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     net = feed_forward(params)
     rows = np.arange(0)  # nothing is drawn
     y = _shaped(model, x)
-    for i, own in enumerate(feed_forward_layers(model)[: layer + 1]):
+    for i, own in enumerate(feed_forward_layers(model.layers)[: layer + 1]):
         y, _ = layers.forward(own, net[i], y, Pass(rows, None, Scratch()))
     return layers.as_rows(y)
 

@@ -34,6 +34,8 @@ class Rates(NamedTuple):
 
     learning_rate: float
     momentum: float
+    factors: tuple[float, ...] = ()
+    """Of the learning rate, one for each layer of the parameters; ``()`` where all are 1."""
 
 
 class SGDState(NamedTuple):
@@ -90,10 +92,11 @@ def _(schedule: Cosine, epoch: float) -> float:
     return schedule.end + (schedule.start - schedule.end) * half
 
 
-def rates(optimiser: Optimiser, epoch: float) -> Rates:
-    """Return learning rate and momentum at an epoch."""
+def rates(optimiser: Optimiser, epoch: float, factors: tuple[float, ...] = ()) -> Rates:
+    """Return learning rate and momentum at an epoch, with the factors of layers."""
     momentum = optimiser.momentum if isinstance(optimiser, SGD) else 0.0
-    return Rates(schedule_value(optimiser.learning_rate, epoch), schedule_value(momentum, epoch))
+    rate = schedule_value(optimiser.learning_rate, epoch)
+    return Rates(rate, schedule_value(momentum, epoch), factors)
 
 
 def _zeros(leaf: Any) -> Any:
@@ -162,12 +165,13 @@ def update_in_place(
 def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
     rate, decay = rates.learning_rate, optimiser.weight_decay
     if isinstance(state.velocity, tuple) and not state.velocity:
-        _each(compiled.descend, descend_oracle, (1.0 / n, rate), decay, params, total)
+        plain = _settings(rates, params, lambda factor: (1.0 / n, factor * rate))
+        _each(compiled.descend, descend_oracle, plain, decay, params, total)
         return
     kernel, oracle = compiled.momentum, momentum_oracle
     if optimiser.nesterov:
         kernel, oracle = compiled.nesterov, nesterov_oracle
-    settings = (1.0 / n, rate, rates.momentum)
+    settings = _settings(rates, params, lambda factor: (1.0 / n, factor * rate, rates.momentum))
     _each(kernel, oracle, settings, decay, params, state.velocity, total)
 
 
@@ -198,14 +202,16 @@ def follow_in_place(
     Unless it is the ``last``, the velocity is decayed for the next one in the same pass over the
     memory: BLAS would make a pass of its own.
     """
-    settings = (rates.learning_rate, 1.0 if last else rates.momentum)
+    rate, momentum = rates.learning_rate, 1.0 if last else rates.momentum
+    settings = _settings(rates, params, lambda factor: (factor * rate, momentum))
     decay = optimiser.weight_decay
     _each(compiled.follow, follow_oracle, settings, decay, params, state.velocity)
 
 
 @update_in_place.register
 def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
-    settings = (1.0 / n, rates.learning_rate, optimiser.epsilon)
+    rate, epsilon = rates.learning_rate, optimiser.epsilon
+    settings = _settings(rates, params, lambda factor: (1.0 / n, factor * rate, epsilon))
     decay = optimiser.weight_decay
     _each(compiled.adagrad, adagrad_oracle, settings, decay, params, state.squares, total)
 
@@ -218,21 +224,32 @@ def _(optimiser: Adam, rates: Rates, total: Tree, n: int, state: Tree, params: T
     root = math.sqrt(1.0 - optimiser.beta2**step)
     rate = rates.learning_rate * root / (1.0 - optimiser.beta1**step)
     new, keep = 1.0 - optimiser.beta1, optimiser.beta2
-    settings = (1.0 / n, rate, new, keep, 1.0 - keep, optimiser.epsilon * root)
+    rest = (new, keep, 1.0 - keep, optimiser.epsilon * root)
+    settings = _settings(rates, params, lambda factor: (1.0 / n, factor * rate, *rest))
     trees = (params, state.mean, state.squares, total)
     _each(compiled.adam, adam_oracle, settings, optimiser.weight_decay, *trees)
+
+
+def _settings(
+    rates: Rates, params: Tree, make: Callable[[float], tuple[float, ...]]
+) -> list[tuple[float, ...]]:
+    """Return a kernel's settings for each array, made of the factor of its layer."""
+    if not rates.factors:
+        return [make(1.0)] * len(leaves(params))
+    layers = zip(rates.factors, params, strict=True)
+    return [make(factor) for factor, own in layers for _ in leaves(own)]
 
 
 def _each(
     kernel: Callable[..., None],
     oracle: Callable[..., None],
-    settings: tuple[float, ...],
+    settings: list[tuple[float, ...]],
     decay: float,
     *trees: Tree,
 ) -> None:
     """Update leaf by leaf, with the compiled kernel where it serves."""
-    for arrays in zip(*map(leaves, trees), strict=True):
-        numbers = (*settings, decay if arrays[0].ndim > 1 else 0.0)
+    for own, *arrays in zip(settings, *map(leaves, trees), strict=True):
+        numbers = (*own, decay if arrays[0].ndim > 1 else 0.0)
         if is_fast(*arrays):
             kernel(*(a.reshape(-1) for a in arrays), *(np.float32(s) for s in numbers))
         else:

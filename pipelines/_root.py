@@ -45,6 +45,7 @@ from deepstrata.schemas.stages import (
     Scale,
     Split,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
@@ -116,6 +117,7 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "Transfer",
     "TransposedConvolution",
     "Variable",
     "ZarrSource",

@@ -163,6 +163,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.visible,
             context.stage_key(stage.name),
             context.feed.backend,
+            stage.factors(model),
         ),
         feed=context.feed,
         grid=context.grid,

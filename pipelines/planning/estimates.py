@@ -35,6 +35,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.schemas.trees import nbytes
@@ -130,6 +131,13 @@ def _(stage: Apply | Split, pipeline: Pipeline, found: Data) -> list[Step]:
 
 
 @estimate.register
+def _(stage: Transfer, pipeline: Pipeline, found: Data) -> list[Step]:
+    specs = models.feed_forward(models.shapes(stage.trunk, found.visible))
+    note = f"{stage.taken} layers are copied by the client"
+    return [Step(stage.name, bytes_written=nbytes(specs), weights=nbytes(specs) // 4, note=note)]
+
+
+@estimate.register
 def _(stage: Report, pipeline: Pipeline, found: Data) -> list[Step]:
     return [Step(stage.name, note="by the client")]
 
@@ -172,7 +180,8 @@ def _after_storing(step: Step, found: Data, width: int) -> Step:
 @estimate.register
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
-    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0)]
+    factors = stage.factors(model)
+    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
 
 
 def _training(
@@ -183,10 +192,11 @@ def _training(
     visible: int,
     found: Data,
     stored_bytes: int,
+    factors: tuple[float, ...] = (),
 ) -> Step:
     """Plan one training; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
     strategy = stage.strategy
-    settings = Learning(model, optimiser, strategy, visible, Key(0))
+    settings = Learning(model, optimiser, strategy, visible, Key(0), factors=factors)
     counts = [c[0] for c in found.counts]
     epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
     used = [i for i, n in enumerate(counts) if n]
