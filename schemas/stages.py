@@ -246,6 +246,9 @@ class FineTune(_Train):
     start: str | None = None
     """Name of a ``Pretrain``, ``Transfer`` or ``FineTune`` stage above; the nearest by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+    labelled: PositiveInt | None = None
+    """Training samples of each class that are used, drawn by key, the same in all stages; all by
+    default."""
     learning_rates: dict[str, NonNegativeFloat] = {}
     """Factors on the optimiser's rate by a layer's name or number. 0 freezes a layer: nothing
     changes it, and backpropagation ends above frozen layers at the bottom."""

@@ -3,6 +3,7 @@
 Peaks are upper bounds per worker process: all shards in flight are taken to be on one worker.
 """
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -21,7 +22,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -181,7 +182,16 @@ def _after_storing(step: Step, found: Data, width: int) -> Step:
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     factors = stage.factors(model)
+    if stage.labelled is not None and isinstance(model, Layered):
+        found = _with_labelled(found, stage.labelled * (model.classes or 0))
     return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
+
+
+def _with_labelled(found: Data, samples: int) -> Data:
+    """Take the training samples that are drawn to be spread evenly over the shards."""
+    share = min(samples / max(sum(train for train, *_ in found.counts), 1), 1.0)
+    counts = tuple((math.ceil(share * train), *rest) for train, *rest in found.counts)
+    return found._replace(counts=counts)  # type: ignore[arg-type]
 
 
 def _training(
