@@ -265,10 +265,13 @@ class FineTune(_Train):
         Raises
         ------
         ValueError
-            There is no such layer, one is named twice, or none with weights is left to train.
+            The model has no layers, or not one of these; one is named twice, or none with weights
+            is left to train.
         """
-        if not self.learning_rates or not isinstance(model, Layered):
+        if not self.learning_rates:
             return ()
+        if not isinstance(model, Layered):
+            raise ValueError(f"expected a model of layers, found kind {model.kind!r}")
         found: dict[int, float] = {}
         for name, factor in self.learning_rates.items():
             number = model.number_of(name)

@@ -194,8 +194,8 @@ def test_a_damaged_parent(others: str, parent: Run, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({1: Dense(units=9, name="low")}, r"layer 1 'low' (dense): expected units=9, found 8"),
-        ({2: Dense(units=6, activation="relu")}, "layer 2 (dense): expected activation='relu', fo"),
-        ({2: Activation(function="relu")}, "layer 2 (activation): expected kind='activation', fo"),
+        ({2: Dense(units=6, activation="relu")}, "layer 2 (dense): expected activation='relu'"),
+        ({2: Activation(function="relu")}, "layer 2 (activation): expected kind='activation'"),
         ({3: Softmax(classes=3)}, "layer 3 (softmax): expected classes=3, found 2"),
         ({0: RBM(hidden=4)}, "layer 0 (rbm): expected kind='dense', found 'activation'"),
     ],

@@ -220,6 +220,11 @@ def test_learning_rates_of_no_layer_are_refused(rates: dict[str, float], message
         FineTune(learning_rates=rates).factors(NAMED)
 
 
+def test_learning_rates_are_for_models_of_layers() -> None:
+    with pytest.raises(ValueError, match="expected a model of layers, found kind 'rbm'"):
+        FineTune(learning_rates={"0": 0}).factors(RBM(hidden=2))
+
+
 @pytest.mark.parametrize(
     ("layers", "taken"), [(None, 2), (1, 1), (3, 3), ("low", 1), ("1", 2), ("top", 3)]
 )
