@@ -31,9 +31,11 @@ from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 
 
-def feed_forward_layers(layers: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return layers as those of a feed-forward net: an RBM is a logistic layer."""
-    return tuple(Dense(units=own.hidden) if isinstance(own, RBM) else own for own in layers)
+def feed_forward_layers(model: Net) -> tuple[Any, ...]:
+    """Return a model's layers as those of a feed-forward net: an RBM is a logistic layer."""
+    return tuple(
+        Dense(units=layer.hidden) if isinstance(layer, RBM) else layer for layer in model.layers
+    )
 
 
 def sample_shape(model: Net, visible: int) -> Shape:
@@ -158,7 +160,7 @@ def start_net(
     if any(isinstance(p, RBMParams) for p in given):
         given = tuple(p for p in given if isinstance(p, RBMParams))
     net, inputs = list(feed_forward(given)), _inputs(model, visible)
-    for i, layer in list(enumerate(feed_forward_layers(model.layers)))[len(net) :]:
+    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None
         net.append(_fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
     _check_shapes(model, net, visible)
@@ -247,7 +249,7 @@ def _(
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
-    x, net = _shaped(model, present(batch)), feed_forward_layers(model.layers)
+    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
     passes = [
         Pass(batch.rows, fold(key, "layer", i), scratch.within(str(i))) for i in range(len(net))
     ]
@@ -326,7 +328,7 @@ def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     net = feed_forward(params)
     rows = np.arange(0)  # nothing is drawn
     y = _shaped(model, x)
-    for i, own in enumerate(feed_forward_layers(model.layers)[: layer + 1]):
+    for i, own in enumerate(feed_forward_layers(model)[: layer + 1]):
         y, _ = layers.forward(own, net[i], y, Pass(rows, None, Scratch()))
     return layers.as_rows(y)
 

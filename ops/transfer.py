@@ -8,7 +8,7 @@ from typing import Any
 
 from deepstrata.ops import models
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import RBM, Model, Net
+from deepstrata.schemas.models import DBN, RBM, Model, Net
 from deepstrata.schemas.trees import Tree, flatten
 
 #: Fields that do not change what a trained layer computes.
@@ -31,12 +31,12 @@ def bottom(model: Model, params: Tree) -> Bottom:
 
 @bottom.register
 def _(model: RBM, params: Tree) -> Bottom:
-    return models.feed_forward_layers((model,)), models.feed_forward((params,))
+    return bottom(DBN(layers=(model,)), (params,))
 
 
 @bottom.register
 def _(model: Net, params: Tree) -> Bottom:
-    return models.feed_forward_layers(model.layers), models.feed_forward(params)
+    return models.feed_forward_layers(model), models.feed_forward(params)
 
 
 def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> tuple[Tree, ...]:
@@ -61,7 +61,7 @@ def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> t
             f"expected {count} layers to take, found {len(theirs)}; declare layers={len(theirs)} "
             "or fewer"
         )
-    ours = models.feed_forward_layers(model.layers)
+    ours = models.feed_forward_layers(model)
     wanted = models.feed_forward(models.shapes(model, visible))
     for i in range(count):
         name = getattr(model.layers[i], "name", "")
