@@ -29,7 +29,7 @@ model = Network(
 few = {
     "labelled": 10,
     "epochs": 100,
-    "optimiser": SGD(learning_rate=Linear(start=0.1, end=0.01, epochs=100), momentum=0.9),
+    "optimiser": SGD(learning_rate=Linear(start=0.03, end=0.003, epochs=100), momentum=0.9),
     "strategy": LocalSteps(batch=20, steps=20, shards=1, buffer=4),
 }
 pipeline = Pipeline(
