@@ -29,8 +29,8 @@ from deepstrata.schemas.models import RBM, Autoencoder, Layered, Model, Net, fee
 from deepstrata.schemas.shapes import Shape, shapes_through
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten
 
-#: Layers that learn without labels, and what they hold before they are part of a net.
-Learner, PRETRAINED = RBM | Autoencoder, (RBMParams, AutoencoderParams)
+Learner = RBM | Autoencoder  #: layers that learn without labels, ...
+PRETRAINED = (RBMParams, AutoencoderParams)  #: ... and what they hold until they are part of a net
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 NOTHING_TO_LEARN = (
     "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
@@ -438,7 +438,11 @@ reconstruct.register(Autoencoder, autoencoder.reconstruct)
 @reconstruct.register
 def _(model: Net, params: Tree, x: Array) -> Array:
     pairs = zip(model.layers, params, strict=False)
-    stack: list[tuple[Any, Tree]] = [pair for pair in pairs if isinstance(pair[1], PRETRAINED)]
+    stack = [
+        (layer, own)
+        for layer, own in pairs
+        if isinstance(layer, Learner) and isinstance(own, PRETRAINED)
+    ]
     widths = []
     for layer, own in stack:
         widths.append(x.shape[1])

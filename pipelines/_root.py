@@ -64,6 +64,7 @@ from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
+    from deepstrata.pipelines.estimators import DBNClassifier, RBMEncoder
     from deepstrata.pipelines.loading import load_pipeline
     from deepstrata.pipelines.model import load_encoder
     from deepstrata.pipelines.planning import plan
@@ -75,6 +76,8 @@ __version__ = "0.1.0"
 
 #: Names that bring Dask, Zarr or numba with them; imported when they are first asked for.
 _LAZY = {
+    "DBNClassifier": "pipelines.estimators",
+    "RBMEncoder": "pipelines.estimators",
     "Run": "pipelines.run",
     "connect": "pipelines.cluster",
     "ingest": "storage.ingest",
@@ -100,6 +103,7 @@ __all__ = [
     "ContrastNormalisation",
     "Convolution",
     "Cosine",
+    "DBNClassifier",
     "DataError",
     "DatasetSchema",
     "DatasetSource",
@@ -125,6 +129,7 @@ __all__ = [
     "Pipeline",
     "Pooling",
     "Pretrain",
+    "RBMEncoder",
     "ReduceOnPlateau",
     "Report",
     "Run",
