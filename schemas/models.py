@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.layers import Dense, Function, PlainLayer, Softmax
+from deepstrata.schemas.layers import (
+    Activation,
+    ContrastNormalisation,
+    Dense,
+    Dropout,
+    Flatten,
+    Function,
+    PlainLayer,
+    Pooling,
+    Softmax,
+)
 from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 
@@ -276,7 +286,7 @@ class Network(Layered):
 
 def has_weights(layer: Any) -> bool:
     """Tell whether there is anything to learn in a layer."""
-    return isinstance(layer, RBM) or hasattr(layer, "initial_weights")
+    return not isinstance(layer, Pooling | ContrastNormalisation | Flatten | Dropout | Activation)
 
 
 Net = DBN | Network
