@@ -58,6 +58,7 @@ from deepstrata.schemas.stages import (
     Scale,
     Split,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
@@ -141,6 +142,7 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "Transfer",
     "TransposedConvolution",
     "Variable",
     "WarmUp",
