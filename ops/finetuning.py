@@ -73,7 +73,7 @@ def _(
     if model.classes is None:
         raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
-    net = list(pretraining.feed_forward(pretraining.bottom(given) or given))
+    net = list(pretraining.feed_forward(pretraining.stack(given) or given))
     inputs = models.input_shapes(model, visible)
     for i, layer in list(enumerate(models.feed_forward_layers(model)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None

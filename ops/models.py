@@ -171,7 +171,8 @@ def gradient(
     key
         The round's key; the rows of the batch address the numbers below it.
     out
-        Where to write it; its tree becomes ``Partial.total``. Allocated when None.
+        Where to write it; its tree becomes ``Partial.total``. Allocated when None. Layers at
+        whose place it has ``()`` are frozen: no gradient is computed for them.
     scratch
         Buffers to use again from call to call.
 
@@ -342,7 +343,7 @@ evaluate.register(PSD, psd.evaluate)
 
 @evaluate.register
 def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if pretraining.bottom(params):
+    if pretraining.stack(params):
         x = present(batch)
         error = _error(batch, x, reconstruct(model, params, x))
         return {"squared_error": float(error), "n": x.shape[0]}
@@ -376,7 +377,7 @@ def reconstruct(model: Model, params: Tree, x: Array) -> Array:
 
 @reconstruct.register
 def _(model: Net, params: Tree, x: Array) -> Array:
-    height = len(pretraining.bottom(params))
+    height = len(pretraining.stack(params))
     shapes = input_shapes(model, x.shape[1])
     y = _outputs(model, params, x, height - 1)
     for i in reversed(range(height)):

@@ -49,7 +49,7 @@ def _is_pretrained(params: Tree) -> bool:
     return recognition(params) is not params
 
 
-def bottom(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
+def stack(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Return the layers at the bottom of a net that are as they learned by themselves."""
     return tuple(takewhile(_is_pretrained, params))
 

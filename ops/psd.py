@@ -230,9 +230,18 @@ def _(
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
     x, h = saved
-    rows = as_rows(x)
-    found = _encoder_gradient(params, rows, h, delta, out)
-    if not below:
-        return None, found
-    into = product(delta, params.weights.T, at.scratch.empty("dx", rows.shape, delta))
-    return namespace(into).reshape(into, x.shape), found
+    found = _encoder_gradient(params, as_rows(x), h, delta, out)
+    return (_down(params, x, delta, at) if below else None), found
+
+
+@layers.through.register
+def _(layer: PSD, params: EncoderParams, saved: Any, delta: Array, at: Pass) -> Array:
+    x, h = saved
+    delta *= params.gain
+    return _down(params, x, ACTIVATIONS["tanh"][1](delta, h), at)
+
+
+def _down(params: EncoderParams, x: Array, delta: Array, at: Pass) -> Array:
+    """Return derivatives by the input ``x`` from those by ``x K``."""
+    into = product(delta, params.weights.T, at.scratch.empty("dx", as_rows(x).shape, delta))
+    return namespace(into).reshape(into, x.shape)

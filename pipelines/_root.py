@@ -59,6 +59,7 @@ from deepstrata.schemas.stages import (
     Scale,
     Split,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
@@ -144,6 +145,7 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "Transfer",
     "TransposedConvolution",
     "Variable",
     "WarmUp",

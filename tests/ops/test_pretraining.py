@@ -16,10 +16,10 @@ NET = Network(layers=(*STACK, Softmax(classes=3)))
 
 def test_the_bottom_ends_below_the_first_layer_that_is_not_pretrained():
     params = models.init(NET, V, KEY)
-    assert pretraining.bottom(params) == params[:3]
-    assert pretraining.bottom(pretraining.feed_forward(params)) == ()
+    assert pretraining.stack(params) == params[:3]
+    assert pretraining.stack(pretraining.feed_forward(params)) == ()
     mixed = models.init(DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2))), V, KEY)
-    assert pretraining.bottom(mixed) == mixed[:1]
+    assert pretraining.stack(mixed) == mixed[:1]
 
 
 def test_a_stack_of_all_kinds_goes_up_and_down():
