@@ -65,7 +65,7 @@ from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
-    from deepstrata.pipelines.estimators import DBNClassifier, RBMEncoder
+    from deepstrata.pipelines.estimators import DBNClassifier, DenoisingAutoencoder, RBMEncoder
     from deepstrata.pipelines.loading import load_pipeline
     from deepstrata.pipelines.model import load_encoder
     from deepstrata.pipelines.planning import plan
@@ -78,6 +78,7 @@ __version__ = "0.1.0"
 #: Names that bring Dask, Zarr or numba with them; imported when they are first asked for.
 _LAZY = {
     "DBNClassifier": "pipelines.estimators",
+    "DenoisingAutoencoder": "pipelines.estimators",
     "RBMEncoder": "pipelines.estimators",
     "Run": "pipelines.run",
     "connect": "pipelines.cluster",
@@ -112,6 +113,7 @@ __all__ = [
     "DeclarationError",
     "DeepstrataError",
     "Delayed",
+    "DenoisingAutoencoder",
     "Dense",
     "Dropout",
     "DivergenceError",

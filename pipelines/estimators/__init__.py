@@ -4,7 +4,8 @@ Each declares a pipeline of its parameters and runs it, so a fit has the bits of
 run, on threads of this process or on a cluster.
 """
 
+from deepstrata.pipelines.estimators.autoencoder import DenoisingAutoencoder
 from deepstrata.pipelines.estimators.dbn import DBNClassifier
 from deepstrata.pipelines.estimators.rbm import RBMEncoder
 
-__all__ = ["DBNClassifier", "RBMEncoder"]
+__all__ = ["DBNClassifier", "DenoisingAutoencoder", "RBMEncoder"]

@@ -2,21 +2,16 @@
 
 from typing import Any, Literal, Self
 
-import dask.array as da
-import xarray as xr
 from numpy.random import RandomState
-from sklearn.utils import check_array
-from sklearn.utils.validation import check_is_fitted
 
 from deepstrata.pipelines.estimators.arrays import like
-from deepstrata.pipelines.estimators.base import Estimator
-from deepstrata.pipelines.model import UNIT
+from deepstrata.pipelines.estimators.codes import Coder
 from deepstrata.schemas.models import RBM
 from deepstrata.schemas.stages import Pretrain
 from deepstrata.schemas.strategies import Strategy
 
 
-class RBMEncoder(Estimator):
+class RBMEncoder(Coder):
     """Codes of samples: the hidden probabilities of an RBM trained by contrastive divergence.
 
     Data is brought to the range of the visible units first, by what ``fit`` saw: to [0, 1] for
@@ -108,19 +103,6 @@ class RBMEncoder(Estimator):
             strategy=self._strategy(),
         )
         return self._train(X, (self._preprocessing(), training))
-
-    def inverse_transform(self, X: Any) -> Any:
-        """Return the samples (N, V) that codes (N, n_components) stand for, in the data's units.
-
-        They are the means of the visible units given the codes.
-        """
-        check_is_fitted(self)
-        codes = X
-        if not isinstance(X, xr.DataArray):
-            values = X if isinstance(X, da.Array) else check_array(X, estimator=self)
-            codes = xr.DataArray(values, dims=(self._dims[0], UNIT))
-        found = self.model_.decode(codes)
-        return found if codes is X else found.data.reshape(len(found), self.n_features_in_)
 
     def score_samples(self, X: Any) -> Any:
         """Return minus the free energy (N,): the log-probability, but for a constant.

@@ -22,6 +22,7 @@ from deepstrata import (
     SGD,
     DatasetSource,
     DBNClassifier,
+    DenoisingAutoencoder,
     FineTune,
     LocalSteps,
     Pipeline,
@@ -42,6 +43,7 @@ N, SIDE, V = 90, 3, 9
 @parametrize_with_checks(
     [
         RBMEncoder(4, n_iter=1),
+        DenoisingAutoencoder(4, n_iter=1),
         DBNClassifier(
             (12,),
             visible_units="gaussian",
@@ -177,6 +179,19 @@ def test_an_encoder_knows_what_is_likely_and_what_codes_mean(X, encoder: RBMEnco
     assert again.dims == labelled.dims
     np.testing.assert_array_equal(again["time"], labelled["time"])
     np.testing.assert_allclose(fitted.score_samples(labelled), encoder.score_samples(X), rtol=1e-5)
+
+
+@pytest.mark.parametrize("units", ["bernoulli", "gaussian"])
+def test_a_denoising_autoencoder_makes_samples_again(units) -> None:
+    X = load_digits(n_class=3).data[:150]
+    fitted = DenoisingAutoencoder(
+        24, visible_units=units, n_iter=30, learning_rate=0.1 if units == "bernoulli" else 0.01,
+        random_state=0,
+    ).fit(X)  # fmt: skip
+    back = fitted.inverse_transform(fitted.transform(X))
+    assert ((back - X) ** 2).sum() < 0.4 * ((X - X.mean(axis=0)) ** 2).sum()
+    assert fitted.model_.model.noise.rate == 0.25
+    assert clone(fitted).set_params(noise=0, n_iter=1).fit(X).model_.model.noise is None
 
 
 def test_likelihoods_are_those_of_the_machine(X, encoder: RBMEncoder) -> None:
