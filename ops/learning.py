@@ -7,13 +7,13 @@ from deepstrata.ops.backend import Scratch, namespace
 from deepstrata.ops.optimisers import Rates, copied
 from deepstrata.ops.partials import Batch, Into, add_stats, take
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Learner
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.trees import Tree, tree_map
 
 
 def local_steps(
-    model: Model,
+    model: Learner,
     optimiser: Optimiser,
     rates: Rates,
     params: Tree,

@@ -13,40 +13,53 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, rbm
-from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
+from deepstrata.ops import dense, memory, rbm, updown
+from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import DBN, RBM, Dense, Model, Softmax
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Learner,
+    Machine,
+    Model,
+    Softmax,
+)
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, tree_map
 
-Layer = RBM | Dense | Softmax
+Layer = Machine | Dense | Softmax
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 
 
 def width(layer: Layer) -> int:
     """Return the number of a layer's outputs."""
-    if isinstance(layer, RBM):
+    if isinstance(layer, Machine):
         return layer.hidden
     return layer.classes if isinstance(layer, Softmax) else layer.units
 
 
 def activation(layer: Layer) -> str:
     """Return the name of a layer's activation in a feed-forward net; a softmax gives logits."""
-    if isinstance(layer, RBM):
+    if isinstance(layer, Machine):
         return "logistic"
     return "linear" if isinstance(layer, Softmax) else layer.activation
 
 
-def _layers(model: DBN, visible: int) -> list[tuple[int, Layer, int]]:
-    """Return (number, layer, inputs) of each layer."""
-    sizes = [visible, *(width(layer) for layer in model.layers)]
-    return [(i, layer, sizes[i]) for i, layer in enumerate(model.layers)]
+def _layers(model: DBN | GenerativeDBN, visible: int) -> list[tuple[int, Layer, int]]:
+    """Return (number, layer, inputs) of each layer, a memory last."""
+    top = (model.memory,) if isinstance(model, GenerativeDBN) else ()
+    layers = (*model.layers, *top)
+    sizes = [visible, *map(width, layers)]
+    return [(i, layer, sizes[i]) for i, layer in enumerate(layers)]
 
 
 @singledispatch
@@ -55,8 +68,10 @@ def shapes(model: Model | Layer, visible: int) -> Tree:
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@shapes.register
-def _(model: RBM, visible: int) -> RBMParams:
+@shapes.register(RBM)
+@shapes.register(AssociativeMemory)
+def _(model: Machine, visible: int) -> RBMParams:
+    visible += model.classes if isinstance(model, AssociativeMemory) else 0
     weights = ArraySpec((visible, model.hidden))
     return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
 
@@ -68,9 +83,11 @@ def _(model: Dense | Softmax, visible: int) -> DenseParams:
     return DenseParams(ArraySpec((visible, units)), ArraySpec((units,)))
 
 
-@shapes.register
-def _(model: DBN, visible: int) -> tuple[Tree, ...]:
-    return tuple(shapes(layer, inputs) for _, layer, inputs in _layers(model, visible))
+@shapes.register(DBN)
+@shapes.register(GenerativeDBN)
+def _(model: DBN | GenerativeDBN, visible: int) -> Tree:
+    layers = _layers(model, visible)
+    return assemble(model, tuple(shapes(layer, inputs) for _, layer, inputs in layers))
 
 
 def _drawn(specs: Any, scale: float, key: Key, backend: Backend) -> Any:
@@ -91,8 +108,9 @@ def init(model: Model | Layer, visible: int, key: Key, backend: Backend = "numpy
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@init.register
-def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
+@init.register(RBM)
+@init.register(AssociativeMemory)
+def _(model: Machine, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
     drawn: RBMParams = _drawn(shapes(model, visible), model.weight_scale, key, backend)
     return drawn
 
@@ -103,12 +121,25 @@ def _(model: Dense | Softmax, visible: int, key: Key, backend: Backend = "numpy"
     return _glorot(shapes(model, visible), key, backend)
 
 
-@init.register
-def _(model: DBN, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
-    return tuple(
+@init.register(DBN)
+@init.register(GenerativeDBN)
+def _(model: DBN | GenerativeDBN, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+    drawn = tuple(
         init(layer, inputs, fold(key, "layer", i), backend)
         for i, layer, inputs in _layers(model, visible)
     )
+    return assemble(model, drawn)
+
+
+@singledispatch
+def assemble(model: Model, layers: tuple[Tree, ...]) -> Tree:
+    """Return a model's parameters from those of the layers that were trained one by one."""
+    return layers
+
+
+@assemble.register
+def _(model: GenerativeDBN, layers: tuple[RBMParams, ...]) -> GenerativeParams:
+    return updown.untie(layers)
 
 
 def _glorot(specs: DenseParams, key: Key, backend: Backend) -> DenseParams:
@@ -172,7 +203,7 @@ def _check_shapes(model: DBN, net: list[DenseParams], visible: int) -> None:
 
 
 @singledispatch
-def carry(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def carry(model: Learner, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return what a model takes from step to step besides parameters: ``()`` for most.
 
     A persistent RBM has chains (C, V), which start from noise.
@@ -194,7 +225,7 @@ def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
 
 @singledispatch
 def gradient(
-    model: Model,
+    model: Learner,
     params: Tree,
     batch: Batch,
     key: Key,
@@ -222,6 +253,8 @@ def gradient(
 
 
 gradient.register(RBM, rbm.contrastive_divergence)
+gradient.register(AssociativeMemory, memory.contrastive_divergence)
+gradient.register(GenerativeDBN, updown.up_down)
 
 
 @gradient.register
@@ -260,7 +293,7 @@ def _classes(model: Model) -> int:
 
 
 @singledispatch
-def encode(model: Model, params: Tree, x: Array, layer: int | None = None) -> Array:
+def encode(model: Learner, params: Tree, x: Array, layer: int | None = None) -> Array:
     """Return codes: hidden probabilities, or a layer's outputs.
 
     Parameters
@@ -302,6 +335,9 @@ def _(model: DBN, params: Tree, x: Array, layer: int | None = None) -> Array:
     return dense.softmax(x) if layer >= 0 and isinstance(model.layers[layer], Softmax) else x
 
 
+encode.register(GenerativeDBN, updown.encode)
+
+
 def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
     if isinstance(model, RBM):
@@ -311,24 +347,28 @@ def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     return width(model.layers[layer]) if layer >= 0 else visible
 
 
+@singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
     """Return class probabilities: (N, V) -> (N, K).
 
     Raises
     ------
     DeclarationError
-        The model does not end in a softmax.
+        The model learns no classes.
     """
     _classes(model)
     return encode(model, params, x, len(model.layers) - 1)  # type: ignore[union-attr]
 
 
+predict.register(GenerativeDBN, updown.predict)
+
+
 @singledispatch
-def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
+def evaluate(model: Learner, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
     An RBM: ``squared_error`` of reconstructions, ``free_energy``. A DBN as pretrained:
-    ``squared_error`` of the mean-field pass up and down. A DBN that classifies: ``loss``
+    ``squared_error`` of the mean-field pass up and down. A model that classifies: ``loss``
     (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
 
     Raises
@@ -355,20 +395,15 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
 def _(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
     if any(isinstance(p, RBMParams) for p in params):
         return _evaluate_stack(model, params, batch)
-    classes = _classes(model)
-    labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
+    labels = check_labels(batch.labels, batch.rows, _classes(model))
     logits = dense.forward(
         "linear", params[-1], encode(model, params, present(batch), len(params) - 2)
     )
-    loss = dense.cross_entropy(logits, labels)
-    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return {
-        "loss": float(loss.total),
-        "errors": int(loss.errors),
-        "confusion": confusion.astype(np.int64).reshape(classes, classes),
-        "n": len(labels),
-    }
+    return dense.classification(logits, labels)
+
+
+evaluate.register(AssociativeMemory, memory.evaluate)
+evaluate.register(GenerativeDBN, updown.evaluate)
 
 
 def _evaluate_stack(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:

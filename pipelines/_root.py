@@ -21,7 +21,14 @@ from deepstrata.schemas.errors import (
     SchemaError,
     StorageError,
 )
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Softmax,
+)
 from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.stages import (
     Apply,
@@ -68,6 +75,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "AssociativeMemory",
     "ClusterError",
     "Cosine",
     "DataError",
@@ -82,6 +90,7 @@ __all__ = [
     "Exponential",
     "FileSource",
     "FineTune",
+    "GenerativeDBN",
     "Linear",
     "LocalSteps",
     "Pipeline",

@@ -4,16 +4,19 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import models, rbm
+from deepstrata.ops import models, rbm, updown
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
+from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.schemas import stages
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.keys import fold
+from deepstrata.schemas.models import RBM, GenerativeDBN, Model
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import sealed, stores
@@ -21,6 +24,8 @@ from deepstrata.storage.splits import PARTS
 
 CODES = 1500  #: codes drawn as points, ...
 CODE_SHARDS = 32  #: ... from so many shards, evenly along the samples
+GENERATED = 12  #: samples of a class, at most, ...
+SWEEPS = 300  #: ... after so many Gibbs sweeps
 
 
 def write_run_report(
@@ -49,7 +54,7 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
             reconstructions_of=where,
         )
     report = _with_confusion(report, run, manifest, context)
-    return _with_codes(report, context)
+    return _with_codes(_with_generated(report, context, stage.examples), context)
 
 
 def _plan(context: Context) -> str:
@@ -88,12 +93,21 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
     """
     params = trained.params.load()
     found, seen = [], None
-    for i, layer in enumerate(_stack(params)):
-        seen = layer.weights if seen is None else seen @ layer.weights
+    for i, weights in enumerate(_upward(params)):
+        seen = weights if seen is None else seen @ weights
         norms = np.linalg.norm(seen, axis=0)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
         found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
     return tuple(found)
+
+
+def _upward(params: Tree) -> list[Array]:
+    """Return the weights of each layer, without those of labels."""
+    if isinstance(params, GenerativeParams):
+        features = params.recognition[-1].bias.shape[0]
+        below = [layer.weights for layer in params.recognition]
+        return [*below, params.memory.weights[:features]]
+    return [layer.weights for layer in _stack(params)]
 
 
 def _stack(params: Tree) -> tuple[RBMParams, ...]:
@@ -106,6 +120,8 @@ def _machines(model: Model) -> tuple[RBM, ...]:
 
 def reconstruct(trained: TrainedModel, x: Array) -> Array:
     """Pass samples up through a stack of RBMs and down again, by probabilities."""
+    if isinstance(trained.model, GenerativeDBN):
+        return updown.reconstruct(trained.model, trained.params.load(), x)
     stack = list(zip(_machines(trained.model), _stack(trained.params.load()), strict=True))
     for _, params in stack:
         x = rbm.hidden_mean(params, x)
@@ -114,8 +130,30 @@ def reconstruct(trained: TrainedModel, x: Array) -> Array:
     return x
 
 
+def _with_generated(report: Report, context: Context, count: int) -> Report:
+    """Add samples of each class, where the model that training ended with makes some."""
+    trained = next(reversed(context.trained.values()), None)
+    if trained is None or not isinstance(trained.model, GenerativeDBN):
+        return report
+    each, classes = min(count, GENERATED), min(trained.model.memory.classes, LARGEST_TABLE)
+    labels = np.repeat(np.arange(classes), each)
+    x = updown.generate(
+        trained.model,
+        trained.params.load(),
+        labels,
+        np.arange(len(labels)),
+        fold(context.key, "report"),
+        SWEEPS,
+    )
+    made = _picture(context, x)
+    return report._replace(
+        generated=tuple(made[labels == k] for k in range(classes)),
+        class_names=report.class_names or _class_names(context),
+    )
+
+
 def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Context) -> Report:
-    for record in manifest.stages:
+    for record in reversed(manifest.stages):
         for part in ("test", "validation", "train"):
             url = record.outputs.get(f"confusion_{part}")
             if url is not None:

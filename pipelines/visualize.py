@@ -10,7 +10,7 @@ from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import RBM, Dense, Model, Softmax
+from deepstrata.schemas.models import RBM, AssociativeMemory, Dense, GenerativeDBN, Model, Softmax
 from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -205,10 +205,14 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
+    layers = (model,) if isinstance(model, RBM) else model.layers
+    top = (model.memory,) if isinstance(model, GenerativeDBN) else ()
+    return ", ".join(map(_layer, (*layers, *top)))
 
 
-def _layer(layer: RBM | Dense | Softmax) -> str:
+def _layer(layer: RBM | AssociativeMemory | Dense | Softmax) -> str:
+    if isinstance(layer, AssociativeMemory):
+        return f"memory {layer.hidden} of {layer.classes} classes"
     if isinstance(layer, RBM):
         return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
     if isinstance(layer, Dense):

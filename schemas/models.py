@@ -7,21 +7,10 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from deepstrata.schemas._base import Declaration
 
 
-class RBM(Declaration):
-    """A restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
-
-    Hinton (2002); Gaussian visible units have unit variance, so standardise the data.
-    """
-
-    kind: Literal["rbm"] = "rbm"
+class _Machine(Declaration):
     hidden: PositiveInt
-    visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
     gibbs_steps: PositiveInt = 1
     """The k of CD-k."""
-    persistent: bool = False
-    """Keep the negative chains from step to step (Tieleman 2008)."""
-    chains: PositiveInt = 100
-    """Persistent chains of each shard of a round; unused otherwise."""
     sparsity_target: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Wanted mean activation of a hidden unit."""
     sparsity_cost: NonNegativeFloat = 0.0
@@ -37,6 +26,30 @@ class RBM(Declaration):
                 "give one, such as 0.05, or leave the cost out"
             )
         return self
+
+
+class RBM(_Machine):
+    """A restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
+
+    Hinton (2002); Gaussian visible units have unit variance, so standardise the data.
+    """
+
+    kind: Literal["rbm"] = "rbm"
+    visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    persistent: bool = False
+    """Keep the negative chains from step to step (Tieleman 2008)."""
+    chains: PositiveInt = 100
+    """Persistent chains of each shard of a round; unused otherwise."""
+
+
+class AssociativeMemory(_Machine):
+    """An RBM on top of a ``GenerativeDBN``: it sees features and a label, a group of softmax units.
+
+    Hinton, Osindero, Teh (2006).
+    """
+
+    kind: Literal["associative_memory"] = "associative_memory"
+    classes: PositiveInt
 
 
 class Dense(Declaration):
@@ -72,12 +85,38 @@ class DBN(Declaration):
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Softmax) and i < len(self.layers) - 1:
                 raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
-            if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
-                raise ValueError(
-                    f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
-                    "probabilities of the layer below, so it takes bernoulli ones"
-                )
+            _check_visible_units(i, layer)
         return self
 
 
-Model = Annotated[RBM | DBN, Field(discriminator="kind")]
+class GenerativeDBN(Declaration):
+    """A deep belief net that models samples and labels together: RBMs below a memory.
+
+    Pretraining trains the RBMs and the memory one by one; fine-tuning is up-down, contrastive
+    wake-sleep with separate weights for recognition and generation (Hinton, Osindero, Teh 2006).
+    It classifies by the memory's free energy of each label, and generates samples of a class.
+    """
+
+    kind: Literal["generative_dbn"] = "generative_dbn"
+    layers: Annotated[tuple[RBM, ...], Field(min_length=1)]
+    """Below the memory, from the bottom up."""
+    memory: AssociativeMemory
+
+    @model_validator(mode="after")
+    def _reads_probabilities(self) -> Self:
+        for i, layer in enumerate(self.layers):
+            _check_visible_units(i, layer)
+        return self
+
+
+def _check_visible_units(i: int, layer: Layer) -> None:
+    if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
+        raise ValueError(
+            f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
+            "probabilities of the layer below, so it takes bernoulli ones"
+        )
+
+
+Machine = RBM | AssociativeMemory  #: what pretraining trains, one by one
+Model = Annotated[RBM | DBN | GenerativeDBN, Field(discriminator="kind")]
+Learner = RBM | AssociativeMemory | DBN | GenerativeDBN  #: what one training trains

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, Model
+from deepstrata.schemas.models import DBN, RBM, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -21,6 +21,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     classifies,
+    learns_classes,
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -63,6 +64,11 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
+            if learns_classes(stage) and self.source.labels is None:
+                raise ValueError(
+                    f"stage {stage.name!r} needs labels, and the source names none: "
+                    "set its labels=... to the variable with the class numbers"
+                )
         self._check_outputs()
         return self
 
@@ -100,21 +106,21 @@ class Pipeline(Document):
 
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
         model = self.model_of(stage)
-        if isinstance(stage, FineTune):
-            if not classifies(model):
-                raise ValueError(
-                    f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                    "to fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
-                )
-            if self.source.labels is None:
-                raise ValueError(
-                    f"stage {stage.name!r} needs labels, and the source names none: "
-                    "set its labels=... to the variable with the class numbers"
-                )
+        if isinstance(stage, FineTune) and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                "to fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
+            )
+        if isinstance(stage, FineTune) and stage.gibbs_steps and isinstance(model, DBN):
+            raise ValueError(
+                f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a DBN, "
+                "which learns by backpropagation; leave it out, or make the model a GenerativeDBN"
+            )
         if isinstance(stage, Encode) and stage.layer is not None:
             start = self.start_of(stage)
-            layers = len(model.layers) if isinstance(model, DBN) else 1
-            layers = len(start.rbms) if isinstance(start, Pretrain) else layers
+            layers = 1 if isinstance(model, RBM) else len(model.layers)
+            if isinstance(start, Pretrain) and isinstance(model, DBN):
+                layers = len(start.rbms)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "

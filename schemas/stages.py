@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import RBM, Model, Softmax
+from deepstrata.schemas.models import DBN, RBM, GenerativeDBN, Machine, Model, Softmax
 from deepstrata.schemas.optimisers import SGD, Optimiser
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
@@ -169,10 +169,12 @@ class Pretrain(_Train):
     """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def rbms(self) -> tuple[RBM, ...]:
+    def rbms(self) -> tuple[Machine, ...]:
         """The RBMs at the bottom of the model, in the order in which they are trained."""
         if isinstance(self.model, RBM):
             return (self.model,)
+        if isinstance(self.model, GenerativeDBN):
+            return (*self.model.layers, self.model.memory)
         stack: list[RBM] = []
         for layer in self.model.layers:
             if not isinstance(layer, RBM):
@@ -196,7 +198,10 @@ class Pretrain(_Train):
 
 
 class FineTune(_Train):
-    """Train all layers of a model by backpropagation, from pretrained or fresh weights."""
+    """Train all layers of a model together, from pretrained or fresh weights.
+
+    A ``DBN`` with a ``Softmax`` learns by backpropagation, a ``GenerativeDBN`` by up-down.
+    """
 
     kind: Literal["finetune"] = "finetune"
     model: Model | None = None
@@ -204,6 +209,8 @@ class FineTune(_Train):
     start: str | None = None
     """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+    gibbs_steps: PositiveInt | None = None
+    """Sweeps of a ``GenerativeDBN``'s memory in each step of up-down; its own by default."""
 
     @model_validator(mode="after")
     def _can_classify(self) -> Self:
@@ -248,6 +255,21 @@ Stage = Annotated[
 ]
 
 
+def learns_classes(stage: Stage) -> bool:
+    """Tell whether a stage needs labels: fine-tuning does, and pretraining a memory of them."""
+    if isinstance(stage, Pretrain):
+        return isinstance(stage.model, GenerativeDBN)
+    return isinstance(stage, FineTune)
+
+
+def classes_of(model: Model) -> int | None:
+    """Return how many classes a model tells apart; None where it learns without labels."""
+    if isinstance(model, GenerativeDBN):
+        return model.memory.classes
+    top = model.layers[-1] if isinstance(model, DBN) else model
+    return top.classes if isinstance(top, Softmax) else None
+
+
 def classifies(model: Model) -> bool:
-    """Tell whether a model ends in a softmax."""
-    return not isinstance(model, RBM) and isinstance(model.layers[-1], Softmax)
+    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
+    return classes_of(model) is not None

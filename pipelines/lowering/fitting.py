@@ -7,14 +7,14 @@ import xarray as xr
 from deepstrata.ops import models
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
-from deepstrata.pipelines.lowering.codes import SAMPLE, write_codes
+from deepstrata.pipelines.lowering.codes import write_codes
 from deepstrata.pipelines.lowering.table import lower
-from deepstrata.pipelines.model import TrainedEncoder, save_encoder
+from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import DBN, RBM, Model
+from deepstrata.schemas.models import DBN, RBM, GenerativeDBN, Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
@@ -51,6 +51,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
         name = f"{stage.name}/layer-{i}"
+        units = rbm.visible_units if i == 0 and isinstance(rbm, RBM) else None
         found.append(
             Training(
                 name=name,
@@ -58,7 +59,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 settings=Learning(
                     rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=context.feed._replace(visible_units=rbm.visible_units if i == 0 else None),
+                feed=context.feed._replace(visible_units=units),
                 grid=context.grid,
                 counts=context.counts,
                 epochs=stage.epochs,
@@ -119,10 +120,12 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     model: Model = stage.model
     whole = saved[0]
     if not isinstance(model, RBM):
-        model = model.model_copy(update={"layers": stage.rbms})
-        params = tuple(layer.load() for layer in saved)
+        if isinstance(model, DBN):
+            model = model.model_copy(update={"layers": stage.rbms})
+        params = models.assemble(model, tuple(layer.load() for layer in saved))
+        like = models.assemble(model, tuple(layer.like for layer in saved))
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
-        whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
+        whole = Saved(url, checkpoints.save_part(url, params), like)
     context.trained[stage.name] = TrainedModel(model, whole, key)
 
 
@@ -153,18 +156,19 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     parent = context.trained[start.name] if start else None
     key = stage_digest(stage, context.chain, parent.key if parent else "")
     model = context.pipeline.model_of(stage)
+    units = model.layers[0].visible_units if isinstance(model, GenerativeDBN) else None
     training = Training(
         name=stage.name,
         part="",
         settings=Learning(
-            model,
+            _sweeping(model, stage.gibbs_steps),
             stage.optimiser,
             stage.strategy,
             context.visible,
             context.stage_key(stage.name),
             context.feed.backend,
         ),
-        feed=context.feed,
+        feed=context.feed._replace(visible_units=units),
         grid=context.grid,
         counts=context.counts,
         epochs=stage.epochs,
@@ -179,6 +183,8 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
+    if parent is not None and isinstance(model, GenerativeDBN):
+        training = training._replace(start=parent.params)
     if parent is not None and isinstance(model, DBN):
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
@@ -197,6 +203,14 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         metrics={k: v for k, v in last.items() if k.startswith(("train_", "validation_"))},
         outputs={"params": saved.digest},
     )
+
+
+def _sweeping(model: Model, steps: int | None) -> Model:
+    """Return the model with ``steps`` Gibbs steps in its memory, where any are asked for."""
+    if steps is None or not isinstance(model, GenerativeDBN):
+        return model
+    memory = model.memory.model_copy(update={"gibbs_steps": steps})
+    return model.model_copy(update={"memory": memory})
 
 
 def save_final_model(context: Context, path: str) -> str:

@@ -21,7 +21,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Learner
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -178,7 +178,7 @@ def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
 def _training(
     name: str,
     stage: Pretrain | FineTune,
-    model: Model,
+    model: Learner,
     optimiser: Optimiser,
     visible: int,
     found: Data,

@@ -16,7 +16,15 @@ from deepstrata.schemas.datasets import (
     Variable,
     ZarrSource,
 )
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Model,
+    Softmax,
+)
 from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.pipelines import RESERVED, Pipeline
 from deepstrata.schemas.stages import (
@@ -147,8 +155,11 @@ def rbms(visible: str = "bernoulli") -> st.SearchStrategy[RBM]:
 
 
 @st.composite
-def stacks(draw: st.DrawFn) -> DBN:
+def stacks(draw: st.DrawFn) -> Model:
     first = draw(rbms("gaussian") | rbms())
+    if draw(st.booleans()):
+        memory = draw(st.builds(AssociativeMemory, hidden=COUNTS, classes=COUNTS))
+        return GenerativeDBN(layers=(first, draw(rbms())), memory=memory)
     denses = st.builds(Dense, units=COUNTS, activation=st.sampled_from(["tanh", "relu"]))
     middle = draw(st.lists(rbms() | denses, max_size=2))
     return DBN(layers=(first, *middle, draw(st.builds(Softmax, classes=COUNTS))))

@@ -3,9 +3,19 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from deepstrata.schemas.models import DBN, RBM, Dense, Layer, Model, Softmax
-from deepstrata.schemas.stages import classifies
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Layer,
+    Model,
+    Softmax,
+)
+from deepstrata.schemas.stages import classes_of, classifies
 
+MEMORY = AssociativeMemory(hidden=6, classes=4)
 MODELS = [
     RBM(hidden=5),
     RBM(hidden=5, visible_units="gaussian", gibbs_steps=3, persistent=True, chains=7),
@@ -13,6 +23,7 @@ MODELS = [
     DBN(layers=(RBM(hidden=5),)),
     DBN(layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=3), Softmax(classes=2))),
     DBN(layers=(Dense(units=4, activation="relu"), Dense(units=3), Softmax(classes=2))),
+    GenerativeDBN(layers=(RBM(hidden=5, visible_units="gaussian"),), memory=MEMORY),
 ]
 
 
@@ -59,14 +70,20 @@ def test_only_the_last_layer_is_a_softmax() -> None:
 
 @pytest.mark.parametrize("below", [RBM(hidden=2), Dense(units=2, activation="tanh")])
 def test_an_rbm_above_another_layer_reads_probabilities(below: Layer) -> None:
+    gaussian = RBM(hidden=2, visible_units="gaussian")
     with pytest.raises(ValidationError, match="layer 1 is an RBM with gaussian visible units"):
-        DBN(layers=(below, RBM(hidden=2, visible_units="gaussian")))
+        DBN(layers=(below, gaussian))
+    with pytest.raises(ValidationError, match="layer 1 is an RBM with gaussian visible units"):
+        GenerativeDBN(layers=(RBM(hidden=2), gaussian), memory=MEMORY)
 
 
 def test_a_net_has_layers() -> None:
     with pytest.raises(ValidationError, match="layers"):
         DBN(layers=())
+    with pytest.raises(ValidationError, match="layers"):
+        GenerativeDBN(layers=(), memory=MEMORY)
 
 
 def test_what_classifies() -> None:
-    assert [classifies(model) for model in MODELS] == [False, False, False, False, True, True]
+    assert [classes_of(model) for model in MODELS] == [None, None, None, None, 2, 2, 4]
+    assert [classifies(model) for model in MODELS] == [False] * 4 + [True] * 3

@@ -10,7 +10,14 @@ from pydantic import ValidationError
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Softmax,
+)
 from deepstrata.schemas.optimisers import SGD, Adam, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -29,6 +36,9 @@ from deepstrata.schemas.strategies import LocalSteps, Synchronous
 
 SOURCE = ZarrSource(path="air.zarr", features="air", labels="kind")
 STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))
+GENERATIVE = GenerativeDBN(
+    layers=(RBM(hidden=4), RBM(hidden=3)), memory=AssociativeMemory(hidden=5, classes=2)
+)
 PIPELINE = Pipeline(
     name="p",
     source=SOURCE,
@@ -150,6 +160,23 @@ def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     assert told(FineTune(model=model)) == message
 
 
+def test_a_memory_needs_labels() -> None:
+    source = ZarrSource(path="x", features="f")
+    assert told(Pretrain(model=GENERATIVE), source=source).startswith(
+        "pipeline: stage 'pretrain' needs labels, and the source names none"
+    )
+
+
+def test_gibbs_steps_are_for_a_memory() -> None:
+    tuned = FineTune(gibbs_steps=3)
+    assert told(Pretrain(model=STACK), tuned) == (
+        "pipeline: stage 'finetune': gibbs_steps=3 has no effect on a DBN, which learns by "
+        "backpropagation; leave it out, or make the model a GenerativeDBN"
+    )
+    stages = (Pretrain(model=GENERATIVE), tuned)
+    assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
+
+
 def test_fine_tuning_needs_labels() -> None:
     source = ZarrSource(path="x", features="f")
     assert told(Pretrain(model=STACK), FineTune(), source=source) == (
@@ -165,6 +192,8 @@ def test_fine_tuning_needs_labels() -> None:
         ((Pretrain(model=STACK),), 1),
         ((Pretrain(model=STACK), FineTune()), 2),
         ((FineTune(model=STACK),), 2),
+        ((Pretrain(model=GENERATIVE),), 1),
+        ((Pretrain(model=GENERATIVE), FineTune()), 1),
     ],
 )
 def test_codes_come_from_a_layer_that_is_there(stages: tuple[Stage, ...], last: int) -> None:

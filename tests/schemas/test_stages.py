@@ -7,7 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Dense,
+    GenerativeDBN,
+    Softmax,
+)
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
@@ -139,6 +146,9 @@ def test_the_rbms_at_the_bottom_are_pretrained() -> None:
     assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
     assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    memory = AssociativeMemory(hidden=6, classes=2)
+    generative = GenerativeDBN(layers=(RBM(hidden=4),), memory=memory)
+    assert Pretrain(model=generative).rbms == (RBM(hidden=4), memory)
 
 
 def test_pretraining_needs_an_rbm() -> None:
