@@ -13,7 +13,7 @@ $(VENV)/.ready: pyproject.toml hatch_build.py
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[dashboard,netcdf]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[dashboard,hdf5,images,netcdf]" --group dev
 	touch $@
 
 demo: $(VENV)/.ready

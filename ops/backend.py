@@ -160,6 +160,11 @@ class Scratch:
 
     def __init__(self) -> None:
         self._buffers: dict[str, Array] = {}
+        self._within: dict[str, Scratch] = {}
+
+    def within(self, name: str) -> "Scratch":
+        """Return the buffers of a part, whose names are its own."""
+        return self._within.setdefault(name, Scratch())
 
     def empty(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
         """Return an array of ``shape``, of the kind and dtype of ``like``, with any content."""

@@ -237,6 +237,23 @@ def squared_error(x: Floats, y: Floats) -> float:
 
 
 @compiled
+def square_sums(x: Floats, out: Any) -> None:
+    """Sums of the squares of each block of flat ``x``, folded by halves, in float64 ``out``."""
+    block = np.empty(c.BLOCK)
+    for i in range(out.size):
+        part = x[i * c.BLOCK : (i + 1) * c.BLOCK]
+        block[part.size :] = 0.0
+        for j in range(part.size):
+            block[j] = np.float64(part[j]) * np.float64(part[j])
+        half = c.BLOCK // 2
+        while half:
+            for j in range(half):
+                block[j] += block[j + half]
+            half //= 2
+        out[i] = block[0]
+
+
+@compiled
 def descend(w: Floats, total: Floats, scale: Any, rate: Any, decay: Any) -> None:
     """One step of plain gradient descent on flat arrays; ``scale`` is 1 / n."""
     for i in range(w.size):

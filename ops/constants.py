@@ -21,6 +21,8 @@ EXP = (
 LN2 = 0.6931471805599453
 SQRT_HALF = 0.7071067811865476
 
+BLOCK = 1024  #: numbers whose squares are summed together
+
 #: Inverse of the normal distribution function (Acklam 2003), relative error below 1.2e-9.
 CENTRE = 0.47575  # |p - 1/2| up to here takes A and B, the tails take C and D
 NORMAL_A = (

@@ -27,9 +27,26 @@ class DenseParams(NamedTuple):
 Overwrite = Callable[[Array, Array], Array]
 
 
+A, B = 1.7159, 2.0 / 3.0  #: of the scaled tanh (LeCun et al. 1998)
+
+
 def _tanh(x: Array, bias: Array) -> Array:
     x += bias
     return store(namespace(x).tanh(x), x)
+
+
+def _scaled_tanh(x: Array, bias: Array) -> Array:
+    x += bias
+    x *= B
+    store(namespace(x).tanh(x), x)
+    x *= A
+    return x
+
+
+def _softplus(x: Array, bias: Array) -> Array:
+    x += bias
+    xp = namespace(x)
+    return store(xp.logaddexp(x, xp.zeros_like(x)), x)
 
 
 def _linear(x: Array, bias: Array) -> Array:
@@ -42,6 +59,16 @@ def _tanh_chain(delta: Array, h: Array) -> Array:
     return delta
 
 
+def _scaled_tanh_chain(delta: Array, h: Array) -> Array:
+    delta *= A * B - h * h * (B / A)
+    return delta
+
+
+def _softplus_chain(delta: Array, h: Array) -> Array:
+    delta *= -namespace(h).expm1(-h)
+    return delta
+
+
 #: For each activation: what makes outputs of weighted inputs and a bias, and the chain rule from
 #: derivatives by the outputs to derivatives by the weighted inputs. Both overwrite their first
 #: argument.
@@ -51,6 +78,8 @@ ACTIVATIONS: dict[str, tuple[Overwrite, Overwrite]] = {
         lambda delta, h: logistic_chain(delta, h, out=delta),
     ),
     "tanh": (_tanh, _tanh_chain),
+    "scaled_tanh": (_scaled_tanh, _scaled_tanh_chain),
+    "softplus": (_softplus, _softplus_chain),
     "relu": (
         lambda x, bias: relu(x, bias, out=x),
         lambda delta, h: relu_chain(delta, h, out=delta),

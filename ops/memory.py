@@ -15,7 +15,7 @@ Letters: N samples, V features, K classes, H hidden units.
 from typing import Any
 
 from deepstrata.ops import rbm
-from deepstrata.ops.backend import Namespace, Scratch, namespace, product, store
+from deepstrata.ops.backend import Backend, Namespace, Scratch, namespace, product, store
 from deepstrata.ops.dense import check_labels, classification, softmax
 from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
@@ -26,6 +26,16 @@ from deepstrata.schemas.models import AssociativeMemory
 from deepstrata.schemas.trees import Array, Tree
 
 BLOCK = 256  #: samples whose free energies are found at once: what a class needs stays in the cache
+
+
+def shapes(model: AssociativeMemory, visible: int) -> RBMParams:
+    """Return an ``ArraySpec`` for each array of a memory of ``visible`` features."""
+    return rbm.shapes(model, visible + model.classes)
+
+
+def init(model: AssociativeMemory, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
+    """Return small random weights, and biases of zero."""
+    return rbm.init(model, visible + model.classes, key, backend)
 
 
 def one_hot(labels: Array, classes: int, like: Array) -> Array:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, memory, rbm, updown
+from deepstrata.ops import autoencoder, chain, dense, layers, memory, rbm, reconstruction, updown
+from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
 from deepstrata.ops.dense import DenseParams, check_labels
+from deepstrata.ops.initial import fresh
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import normal, uniform
@@ -23,112 +25,100 @@ from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.layers import Softmax
 from deepstrata.schemas.models import (
-    DBN,
     RBM,
     AssociativeMemory,
-    Dense,
+    Autoencoder,
     GenerativeDBN,
-    Learner,
+    Layered,
     Machine,
     Model,
-    Softmax,
+    Net,
+    Trainable,
+    feed_forward_layer,
 )
-from deepstrata.schemas.trees import Array, ArraySpec, Tree, tree_map
+from deepstrata.schemas.shapes import Shape, shapes_through
+from deepstrata.schemas.trees import Array, Tree, flatten
 
-Layer = Machine | Dense | Softmax
+Learner = RBM | Autoencoder  #: layers that learn without labels, ...
+PRETRAINED = (RBMParams, AutoencoderParams)  #: ... and what they hold until they are part of a net
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
+NOTHING_TO_LEARN = (
+    "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
+    "Softmax, an Autoencoder or a GenerativeDBN"
+)
 
 
-def width(layer: Layer) -> int:
-    """Return the number of a layer's outputs."""
-    if isinstance(layer, Machine):
-        return layer.hidden
-    return layer.classes if isinstance(layer, Softmax) else layer.units
+def feed_forward_layers(model: Net) -> tuple[Any, ...]:
+    """Return a model's layers as those of a feed-forward net: an RBM is a dense layer."""
+    return tuple(map(feed_forward_layer, model.layers))
 
 
-def activation(layer: Layer) -> str:
-    """Return the name of a layer's activation in a feed-forward net; a softmax gives logits."""
-    if isinstance(layer, Machine):
-        return "logistic"
-    return "linear" if isinstance(layer, Softmax) else layer.activation
+def sample_shape(model: Net, visible: int) -> Shape:
+    """Return the shape in which a model's first layer takes a sample of ``visible`` features.
+
+    Raises
+    ------
+    DeclarationError
+        The model declares another number.
+    """
+    declared = getattr(model, "input_shape", None) or (visible,)
+    if math.prod(declared) != visible:
+        raise DeclarationError(
+            f"input_shape={declared} is {math.prod(declared)} numbers; samples have {visible}"
+        )
+    return tuple(declared)
 
 
-def _layers(model: DBN | GenerativeDBN, visible: int) -> list[tuple[int, Layer, int]]:
-    """Return (number, layer, inputs) of each layer, a memory last."""
-    top = (model.memory,) if isinstance(model, GenerativeDBN) else ()
-    layers = (*model.layers, *top)
-    sizes = [visible, *map(width, layers)]
-    return [(i, layer, sizes[i]) for i, layer in enumerate(layers)]
+def _inputs(model: Net, visible: int) -> list[Shape]:
+    """Return the shape that each layer takes, and last what the model gives."""
+    return shapes_through(model.layers, sample_shape(model, visible))
 
 
 @singledispatch
-def shapes(model: Model | Layer, visible: int) -> Tree:
+def shapes(model: Trainable, visible: int) -> Tree:
     """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@shapes.register(RBM)
-@shapes.register(AssociativeMemory)
-def _(model: Machine, visible: int) -> RBMParams:
-    visible += model.classes if isinstance(model, AssociativeMemory) else 0
-    weights = ArraySpec((visible, model.hidden))
-    return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
+@shapes.register
+def _(model: Net, visible: int) -> tuple[Tree, ...]:
+    inputs = _inputs(model, visible)
+    return tuple(
+        shapes(layer, math.prod(shape))
+        if isinstance(layer, Learner)
+        else layers.specs(layer, shape)
+        for layer, shape in zip(model.layers, inputs, strict=False)
+    )
 
 
-@shapes.register(Dense)
-@shapes.register(Softmax)
-def _(model: Dense | Softmax, visible: int) -> DenseParams:
-    units = width(model)
-    return DenseParams(ArraySpec((visible, units)), ArraySpec((units,)))
-
-
-@shapes.register(DBN)
-@shapes.register(GenerativeDBN)
-def _(model: DBN | GenerativeDBN, visible: int) -> Tree:
-    layers = _layers(model, visible)
-    return assemble(model, tuple(shapes(layer, inputs) for _, layer, inputs in layers))
-
-
-def _drawn(specs: Any, scale: float, key: Key, backend: Backend) -> Any:
-    """Fill specs: weights from a normal distribution, addressed by input and output; biases 0."""
-    inputs, outputs = specs.weights.shape
-    rows = np.arange(inputs, dtype=np.int64)
-    like = device_array(np.empty(0, np.float32), backend)
-    weights = normal(fold(key, "weights"), rows, outputs, like=like)
-    weights *= scale
-    xp = namespace(weights)
-    zeros = tree_map(lambda spec: xp.zeros(spec.shape, dtype=xp.float32), specs[1:])
-    return type(specs)(weights, *zeros)
+shapes.register(RBM, rbm.shapes)
+shapes.register(AssociativeMemory, memory.shapes)
+shapes.register(Autoencoder, autoencoder.shapes)
+shapes.register(GenerativeDBN, updown.shapes)
 
 
 @singledispatch
-def init(model: Model | Layer, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def init(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return fresh parameters; every weight has its own address, so tiles agree with the whole."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@init.register(RBM)
-@init.register(AssociativeMemory)
-def _(model: Machine, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
-    drawn: RBMParams = _drawn(shapes(model, visible), model.weight_scale, key, backend)
-    return drawn
-
-
-@init.register(Dense)
-@init.register(Softmax)
-def _(model: Dense | Softmax, visible: int, key: Key, backend: Backend = "numpy") -> DenseParams:
-    return _glorot(shapes(model, visible), key, backend)
-
-
-@init.register(DBN)
-@init.register(GenerativeDBN)
-def _(model: DBN | GenerativeDBN, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
-    drawn = tuple(
-        init(layer, inputs, fold(key, "layer", i), backend)
-        for i, layer, inputs in _layers(model, visible)
+@init.register
+def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
+    return tuple(
+        init(layer, math.prod(shape), fold(key, "layer", i), backend)
+        if isinstance(layer, Learner)
+        else fresh(layer, shape, fold(key, "layer", i), backend)
+        for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
     )
-    return assemble(model, drawn)
+
+
+init.register(RBM, rbm.init)
+init.register(AssociativeMemory, memory.init)
+init.register(Autoencoder, autoencoder.init)
+init.register(GenerativeDBN, updown.init)
 
 
 @singledispatch
@@ -142,68 +132,105 @@ def _(model: GenerativeDBN, layers: tuple[RBMParams, ...]) -> GenerativeParams:
     return updown.untie(layers)
 
 
-def _glorot(specs: DenseParams, key: Key, backend: Backend) -> DenseParams:
-    """Draw weights of variance 2 / (inputs + outputs) (Glorot & Bengio 2010)."""
-    scale = math.sqrt(2.0 / sum(specs.weights.shape))
-    drawn: DenseParams = _drawn(specs, scale, key, backend)
-    return drawn
-
-
-def feed_forward(model: DBN, params: tuple[Tree, ...]) -> tuple[DenseParams, ...]:
+def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
-    return tuple(
-        DenseParams(p.weights, p.hidden_bias) if isinstance(p, RBMParams) else p for p in params
-    )
+    return tuple(map(_recognition, params))
 
 
+def _recognition(own: Tree) -> Tree:
+    if isinstance(own, AutoencoderParams):
+        return own.encoder
+    return DenseParams(own.weights, own.hidden_bias) if isinstance(own, RBMParams) else own
+
+
+@singledispatch
 def start_net(
-    model: DBN,
-    pretrained: tuple[Tree, ...] | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> tuple[DenseParams, ...]:
+    model: Model, pretrained: Tree | None, visible: int, key: Key, backend: Backend = "numpy"
+) -> Tree:
     """Return the net with which fine-tuning begins.
 
     Parameters
     ----------
     pretrained
         None for fresh weights; a net that was trained before, which goes on as it is; or the
-        RBMs of the bottom layers (what else it holds is drawn anew, a softmax close to zero).
+        bottom layers as they were pretrained (what else it holds is drawn anew, a softmax close to
+        zero). RBMs are unrolled to an autoencoder that holds them.
 
     Raises
     ------
     DeclarationError
-        The model has no softmax to learn classes with, or the shapes do not fit it.
+        The model has nothing to learn as a whole, or the shapes do not fit it.
     """
-    if not isinstance(model, DBN) or not isinstance(model.layers[-1], Softmax):
-        raise DeclarationError("fine-tuning learns classes: the model must be a DBN with a Softmax")
+    raise DeclarationError(NOTHING_TO_LEARN)
+
+
+@start_net.register
+def _(
+    model: Autoencoder,
+    pretrained: Tree | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> AutoencoderParams:
+    if isinstance(pretrained, AutoencoderParams):
+        net = pretrained
+    else:
+        net = init(model, visible, key, backend)
+        if pretrained is not None:
+            net = autoencoder.unroll(net, pretrained)
+    _check_shapes(model, shapes(model, visible), net)
+    return net
+
+
+@start_net.register
+def _(
+    model: Net,
+    pretrained: tuple[Tree, ...] | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> tuple[Tree, ...]:
+    if model.classes is None:
+        raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
-    if any(isinstance(p, RBMParams) for p in given):
-        given = tuple(p for p in given if isinstance(p, RBMParams))
-    net = list(feed_forward(model, given))
-    for i, layer, inputs in _layers(model, visible)[len(net) :]:
-        units, layer_key = width(layer), fold(key, "layer", i)
-        specs = DenseParams(ArraySpec((inputs, units)), ArraySpec((units,)))
-        if given and isinstance(layer, Softmax):
-            net.append(_drawn(specs, SMALL, layer_key, backend))
-        else:
-            net.append(_glorot(specs, layer_key, backend))
-    _check_shapes(model, net, visible)
+    if any(isinstance(p, PRETRAINED) for p in given):
+        given = tuple(p for p in given if isinstance(p, PRETRAINED))
+    net, inputs = list(feed_forward(given)), _inputs(model, visible)
+    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
+        scale = SMALL if given and isinstance(layer, Softmax) else None
+        net.append(fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
+    wanted = feed_forward(shapes(model, visible))
+    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
+        _check_shapes(layer, spec, found, f"layer {i} ")
     return tuple(net)
 
 
-def _check_shapes(model: DBN, net: list[DenseParams], visible: int) -> None:
-    for i, layer, inputs in _layers(model, visible):
-        wanted, found = (inputs, width(layer)), tuple(net[i].weights.shape)
-        if wanted != found:
+@start_net.register
+def _(
+    model: GenerativeDBN,
+    pretrained: GenerativeParams | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> GenerativeParams:
+    net = updown.init(model, visible, key, backend) if pretrained is None else pretrained
+    _check_shapes(model, shapes(model, visible), net)
+    return net
+
+
+def _check_shapes(model: Any, wanted: Tree, found: Tree, where: str = "") -> None:
+    """Compare the arrays of two trees of one structure, by their paths."""
+    for name, expected in flatten(wanted).items():
+        leaf = flatten(found)[name]
+        if tuple(expected.shape) != tuple(leaf.shape):
             raise DeclarationError(
-                f"layer {i} ({layer.kind}): expected weights {wanted}, found {found}"
+                f"{where}({model.kind}): expected {name} {tuple(expected.shape)}, "
+                f"found {tuple(leaf.shape)}"
             )
 
 
 @singledispatch
-def carry(model: Learner, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def carry(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return what a model takes from step to step besides parameters: ``()`` for most.
 
     A persistent RBM has chains (C, V), which start from noise.
@@ -225,7 +252,7 @@ def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
 
 @singledispatch
 def gradient(
-    model: Learner,
+    model: Trainable,
     params: Tree,
     batch: Batch,
     key: Key,
@@ -254,12 +281,13 @@ def gradient(
 
 gradient.register(RBM, rbm.contrastive_divergence)
 gradient.register(AssociativeMemory, memory.contrastive_divergence)
+gradient.register(Autoencoder, reconstruction.gradient)
 gradient.register(GenerativeDBN, updown.up_down)
 
 
 @gradient.register
 def _(
-    model: DBN,
+    model: Net,
     params: Tree,
     batch: Batch,
     key: Key,
@@ -269,31 +297,30 @@ def _(
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
-    outputs = [present(batch)]
-    for i, layer in enumerate(model.layers):
-        into = scratch.empty(f"h{i}", (batch.x.shape[0], width(layer)), params[i].weights)
-        outputs.append(dense.forward(activation(layer), params[i], outputs[-1], into))
-    loss = dense.cross_entropy(outputs.pop(), labels)
-    delta, grads = loss.delta, []
-    for i in reversed(range(len(model.layers))):
-        grads.append(dense.gradient(outputs[i], delta, out and out._replace(tree=out.tree[i])))
-        if i:
-            into = scratch.empty(f"delta{i}", outputs[i].shape, delta)
-            below = activation(model.layers[i - 1])
-            delta = dense.backward(below, params[i], outputs[i], delta, into)
+    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
+    at = chain.passes(len(net), batch.rows, key, scratch)
+    logits, saved = chain.forward(net, params, x, at)
+    loss = dense.cross_entropy(logits, labels)
+    _, grads = chain.backward(net, params, saved, loss.delta, at, out)
     stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(tuple(reversed(grads)), batch.x.shape[0], stats), carry
+    return Partial(grads, batch.x.shape[0], stats), carry
+
+
+def _shaped(model: Net, x: Array) -> Array:
+    """Return vectors (N, V) in the shape that a model's first layer takes."""
+    return namespace(x).reshape(x, (x.shape[0], *sample_shape(model, x.shape[1])))
 
 
 def _classes(model: Model) -> int:
-    top = model.layers[-1] if isinstance(model, DBN) else model
-    if not isinstance(top, Softmax):
-        raise DeclarationError(f"classes need a DBN whose last layer is a Softmax, not {top!r}")
-    return top.classes
+    if not isinstance(model, Layered) or model.classes is None:
+        raise DeclarationError(
+            f"classes need a DBN or a Network whose last layer is a Softmax, not {model!r}"
+        )
+    return model.classes
 
 
 @singledispatch
-def encode(model: Learner, params: Tree, x: Array, layer: int | None = None) -> Array:
+def encode(model: Trainable, params: Tree, x: Array, layer: int | None = None) -> Array:
     """Return codes: hidden probabilities, or a layer's outputs.
 
     Parameters
@@ -319,32 +346,54 @@ def encode(model: Learner, params: Tree, x: Array, layer: int | None = None) -> 
 def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Array:
     if layer not in (None, 0):
         raise DeclarationError(f"an RBM has one layer, 0; found layer {layer}")
-    return rbm.hidden_mean(params, x)
+    return rbm.hidden_mean(params, x, units=model.hidden_units)
 
 
-@encode.register
-def _(model: DBN, params: Tree, x: Array, layer: int | None = None) -> Array:
-    count = len(model.layers)
-    if layer is None:
-        layer = count - 2 if isinstance(model.layers[-1], Softmax) else count - 1
-    if not -1 <= layer < len(params):
-        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
-    net = feed_forward(model, params)
-    for i in range(layer + 1):
-        x = dense.forward(activation(model.layers[i]), net[i], x)
-    return dense.softmax(x) if layer >= 0 and isinstance(model.layers[layer], Softmax) else x
-
-
+encode.register(Autoencoder, autoencoder.encode)
 encode.register(GenerativeDBN, updown.encode)
 
 
-def code_width(model: Model, visible: int, layer: int | None = None) -> int:
+@encode.register
+def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
+    layer = _code_layer(model) if layer is None else layer
+    if not -1 <= layer < len(params):
+        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
+    y = _outputs(model, params, x, layer)
+    return dense.softmax(y) if isinstance(model.layers[layer], Softmax) and layer >= 0 else y
+
+
+def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
+    """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
+    net = feed_forward_layers(model)[: layer + 1]
+    nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
+    y, _ = chain.forward(net, feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn)
+    return layers.as_rows(y)
+
+
+def _code_layer(model: Net) -> int:
+    """Return the number of the layer whose output is the code: the last one below a softmax."""
+    return len(model.layers) - (1 if model.classes is None else 2)
+
+
+@singledispatch
+def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
-    if isinstance(model, RBM):
-        return model.hidden
-    if layer is None:
-        layer = len(model.layers) - (2 if isinstance(model.layers[-1], Softmax) else 1)
-    return width(model.layers[layer]) if layer >= 0 else visible
+    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
+
+
+@code_width.register
+def _(model: Machine, visible: int, layer: int | None = None) -> int:
+    return model.hidden
+
+
+code_width.register(Autoencoder, autoencoder.code_width)
+code_width.register(GenerativeDBN, updown.code_width)
+
+
+@code_width.register
+def _(model: Net, visible: int, layer: int | None = None) -> int:
+    layer = _code_layer(model) if layer is None else layer
+    return math.prod(_inputs(model, visible)[layer + 1])
 
 
 @singledispatch
@@ -357,19 +406,21 @@ def predict(model: Model, params: Tree, x: Array) -> Array:
         The model learns no classes.
     """
     _classes(model)
-    return encode(model, params, x, len(model.layers) - 1)  # type: ignore[union-attr]
+    return encode(model, params, x, len(params) - 1)
 
 
 predict.register(GenerativeDBN, updown.predict)
 
 
 @singledispatch
-def evaluate(model: Learner, params: Tree, batch: Batch) -> dict[str, Any]:
+def evaluate(model: Trainable, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
-    An RBM: ``squared_error`` of reconstructions, ``free_energy``. A DBN as pretrained:
-    ``squared_error`` of the mean-field pass up and down. A model that classifies: ``loss``
-    (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
+    An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
+    ``squared_error`` and ``loss`` of reconstructions. A net as pretrained: ``squared_error`` of
+    the pass up and down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and
+    ``confusion`` (K, K), true classes down, predicted across; one that generates too:
+    ``squared_error`` besides.
 
     Raises
     ------
@@ -385,37 +436,73 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     energies = rbm.free_energy(model, params, x, batch.mask)
     xp = namespace(energies)
     return {
-        "squared_error": float(_error(batch, x, rbm.reconstruct(model, params, x))),
+        "squared_error": float(_error(batch, x, reconstruct(model, params, x))),
         "free_energy": float(xp.sum(xp.astype(energies, xp.float64))),
         "n": x.shape[0],
     }
 
 
-@evaluate.register
-def _(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
-    if any(isinstance(p, RBMParams) for p in params):
-        return _evaluate_stack(model, params, batch)
-    labels = check_labels(batch.labels, batch.rows, _classes(model))
-    logits = dense.forward(
-        "linear", params[-1], encode(model, params, present(batch), len(params) - 2)
-    )
-    return dense.classification(logits, labels)
-
-
 evaluate.register(AssociativeMemory, memory.evaluate)
+evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
 
 
-def _evaluate_stack(model: DBN, params: Tree, batch: Batch) -> dict[str, Any]:
-    x = down = present(batch)
-    stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if isinstance(p, RBMParams)]
-    for _, p in stack:
-        down = rbm.hidden_mean(p, down)
-    for m, p in reversed(stack):
-        down = rbm.visible_mean(m, p, down)  # type: ignore[arg-type]
-    return {"squared_error": float(_error(batch, x, down)), "n": x.shape[0]}
+@evaluate.register
+def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
+    if any(isinstance(p, PRETRAINED) for p in params):
+        x = present(batch)
+        error = _error(batch, x, reconstruct(model, params, x))
+        return {"squared_error": float(error), "n": x.shape[0]}
+    labels = check_labels(batch.labels, batch.rows, _classes(model))
+    logits = _outputs(model, params, present(batch), len(params) - 1)
+    return dense.classification(logits, labels)
 
 
 def _error(batch: Batch, x: Array, y: Array) -> Array | float:
     """Return the squared error over the values that are present."""
     return squared_error(x, present(batch._replace(x=y)))
+
+
+@singledispatch
+def reconstruct(model: Model, params: Tree, x: Array) -> Array:
+    """Return what a model makes of samples when it has only their codes: (N, V) -> (N, V).
+
+    Of a net, the layers that were pretrained are passed up and down, by means.
+    """
+    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
+
+
+reconstruct.register(RBM, rbm.reconstruct)
+reconstruct.register(Autoencoder, autoencoder.reconstruct)
+reconstruct.register(GenerativeDBN, updown.reconstruct)
+
+
+@reconstruct.register
+def _(model: Net, params: Tree, x: Array) -> Array:
+    pairs = zip(model.layers, params, strict=False)
+    stack = [
+        (layer, own)
+        for layer, own in pairs
+        if isinstance(layer, Learner) and isinstance(own, PRETRAINED)
+    ]
+    widths = []
+    for layer, own in stack:
+        widths.append(x.shape[1])
+        x = encode(layer, own, x)
+    for (layer, own), width in zip(reversed(stack), reversed(widths), strict=True):
+        x = decode(layer, own, x, width)
+    return x
+
+
+@singledispatch
+def decode(model: Model, params: Tree, code: Array, visible: int) -> Array:
+    """Return what a layer that learned by itself makes of codes: (N, H) -> (N, visible)."""
+    raise NotImplementedError(f"no decoder is registered for {type(model).__name__}")
+
+
+@decode.register
+def _(model: RBM, params: RBMParams, code: Array, visible: int) -> Array:
+    return rbm.visible_mean(model, params, code)
+
+
+decode.register(Autoencoder, autoencoder.decode)

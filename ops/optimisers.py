@@ -1,8 +1,9 @@
 """Optimisers: rates from schedules, and one step from a summed gradient.
 
 The definitions are those of torch.optim, so that results can be compared. A gradient is
-``total / n``. Weight decay reaches matrices and leaves biases alone. ``update`` is pure;
-``update_in_place`` overwrites buffers that its caller owns, in one pass over the memory.
+``total / n``, clipped where that is declared. Weight decay reaches matrices and leaves biases
+alone. ``update`` is pure; ``update_in_place`` overwrites buffers that its caller owns, in one pass
+over the memory.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 
 from deepstrata.ops import compiled
 from deepstrata.ops.backend import is_fast, namespace
+from deepstrata.ops.gradients import clipped
 from deepstrata.ops.partials import Into
 from deepstrata.schemas.optimisers import (
     SGD,
@@ -24,9 +26,13 @@ from deepstrata.schemas.optimisers import (
     Linear,
     Optimiser,
     Rate,
+    ReduceOnPlateau,
     Steps,
+    WarmUp,
 )
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, leaves, tree_map
+
+LEAST_FACTOR = 2.0**-16  #: by which a velocity may be left unmultiplied
 
 
 class Rates(NamedTuple):
@@ -88,6 +94,19 @@ def _(schedule: Cosine, epoch: float) -> float:
     part = min(epoch / schedule.epochs, 1.0)
     half = 0.5 * (1.0 + math.cos(math.pi * part))
     return schedule.end + (schedule.start - schedule.end) * half
+
+
+@schedule_value.register
+def _(schedule: ReduceOnPlateau, epoch: float) -> float:
+    return max(schedule.start * math.pow(schedule.factor, schedule.reductions), schedule.minimum)
+
+
+@schedule_value.register
+def _(schedule: WarmUp, epoch: float) -> float:
+    if epoch >= schedule.epochs:
+        return schedule_value(schedule.then, epoch - schedule.epochs)
+    end = schedule_value(schedule.then, 0.0)
+    return schedule.start + (end - schedule.start) * (epoch / schedule.epochs)
 
 
 def rates(optimiser: Optimiser, epoch: float) -> Rates:
@@ -161,35 +180,65 @@ def update_in_place(
 @update_in_place.register
 def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
     rate, decay = rates.learning_rate, optimiser.weight_decay
+    total, scale = clipped(optimiser, total, n)
     if isinstance(state.velocity, tuple) and not state.velocity:
-        _each(compiled.descend, descend_oracle, (1.0 / n, rate), decay, params, total)
+        _each(compiled.descend, descend_oracle, (scale, rate), decay, params, total)
         return
     kernel, oracle = compiled.momentum, momentum_oracle
     if optimiser.nesterov:
         kernel, oracle = compiled.nesterov, nesterov_oracle
-    settings = (1.0 / n, rate, rates.momentum)
+    settings = (scale, rate, rates.momentum)
     _each(kernel, oracle, settings, decay, params, state.velocity, total)
 
 
 def accumulates(optimiser: Optimiser) -> bool:
-    """Tell whether gradients may be added to the state straight away: plain momentum."""
+    """Tell whether gradients may be added to the state straight away: plain momentum, unclipped."""
+    if optimiser.clip_norm is not None or optimiser.clip_value is not None:
+        return False
     return isinstance(optimiser, SGD) and optimiser.momentum != 0.0 and not optimiser.nesterov
 
 
-def into_velocity(rates: Rates, n: int, state: SGDState) -> Into:
-    """Return where the gradient of ``n`` samples goes, for ``follow_in_place`` to go on from."""
-    return Into(state.velocity, keep=rates.momentum, scale=1.0 / n)
+def decayed(factor: float, state: SGDState) -> float:
+    """Return by what the buffers of a velocity are still to be multiplied, of ``factor``.
+
+    A factor that has become small is applied now, in a pass over the memory of its own.
+    """
+    if factor >= LEAST_FACTOR:
+        return factor
+    settle(factor, state)
+    return 1.0
 
 
-def follow_in_place(optimiser: Optimiser, rates: Rates, state: SGDState, params: Tree) -> None:
-    """Take the rest of a step whose gradient is in the velocity, overwriting both arguments."""
-    settings, decay = (rates.learning_rate,), optimiser.weight_decay
-    _each(compiled.follow, follow_oracle, settings, decay, params, state.velocity)
+def settle(factor: float, state: SGDState) -> None:
+    """Multiply the buffers of a velocity by ``factor``."""
+    if factor != 1.0:
+        for velocity in leaves(state.velocity):
+            velocity *= factor
+
+
+def into_velocity(n: int, factor: float, state: SGDState) -> Into:
+    """Return where the gradient of ``n`` samples is added to a velocity."""
+    return Into(state.velocity, keep=1.0, scale=1.0 / (n * factor))
+
+
+def follow_in_place(
+    optimiser: Optimiser, rates: Rates, factor: float, state: SGDState, params: Tree
+) -> None:
+    """Take the rest of a step whose gradient is in the velocity, overwriting both arguments.
+
+    Parameters
+    ----------
+    factor
+        The velocity is this many times what its buffers hold.
+    """
+    trees, rate = (params, state.velocity), rates.learning_rate * factor
+    _each(compiled.follow, follow_oracle, (rate,), optimiser.weight_decay / factor, *trees)
 
 
 @update_in_place.register
 def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
-    settings = (1.0 / n, rates.learning_rate, optimiser.epsilon)
+    total, scale = clipped(optimiser, total, n)
+    settings = (scale, rates.learning_rate, optimiser.epsilon)
     decay = optimiser.weight_decay
     _each(compiled.adagrad, adagrad_oracle, settings, decay, params, state.squares, total)
 
@@ -202,7 +251,8 @@ def _(optimiser: Adam, rates: Rates, total: Tree, n: int, state: Tree, params: T
     root = math.sqrt(1.0 - optimiser.beta2**step)
     rate = rates.learning_rate * root / (1.0 - optimiser.beta1**step)
     new, keep = 1.0 - optimiser.beta1, optimiser.beta2
-    settings = (1.0 / n, rate, new, keep, 1.0 - keep, optimiser.epsilon * root)
+    total, scale = clipped(optimiser, total, n)
+    settings = (scale, rate, new, keep, 1.0 - keep, optimiser.epsilon * root)
     trees = (params, state.mean, state.squares, total)
     _each(compiled.adam, adam_oracle, settings, optimiser.weight_decay, *trees)
 

@@ -58,7 +58,7 @@ def _affine(x: Array, offset: Array | float, spread: Array | float) -> Array:
 
 
 def undo(affines: tuple[Affine, ...], x: Array) -> Array:
-    """Return float32 ``x`` (N, V) as it was before ``apply``, but for rounding."""
+    """Return what ``apply`` made ``x`` of, (N, V) float32, but for rounding."""
     xp = namespace(x)
     for affine in reversed(affines):
         shift, divisor = (xp.asarray(part, dtype=xp.float64) for part in affine)

@@ -12,7 +12,7 @@ Letters: N samples, V visible units, F features that the memory sees, K classes.
 from typing import Any, NamedTuple
 
 from deepstrata.ops import dense, memory, rbm
-from deepstrata.ops.backend import Scratch, namespace, negative, product, store
+from deepstrata.ops.backend import Backend, Scratch, namespace, negative, product, store
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import sigmoid_sample, squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
@@ -32,6 +32,26 @@ class GenerativeParams(NamedTuple):
     """Downwards: (units, inputs) and (inputs,)."""
     memory: RBMParams
     """Of F + K visible units."""
+
+
+def shapes(model: GenerativeDBN, visible: int) -> GenerativeParams:
+    """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs."""
+    sizes = (visible, *(layer.hidden for layer in model.layers))
+    below = map(rbm.shapes, model.layers, sizes)
+    return untie((*below, memory.shapes(model.memory, sizes[-1])))
+
+
+def init(
+    model: GenerativeDBN, visible: int, key: Key, backend: Backend = "numpy"
+) -> GenerativeParams:
+    """Return fresh parameters, the same upwards and downwards."""
+    sizes = (visible, *(layer.hidden for layer in model.layers))
+    keys = [fold(key, "layer", i) for i in range(len(sizes))]
+    below = [
+        rbm.init(layer, inputs, own, backend)
+        for layer, inputs, own in zip(model.layers, sizes, keys, strict=False)
+    ]
+    return untie((*below, memory.init(model.memory, sizes[-1], keys[-1], backend)))
 
 
 def untie(layers: tuple[RBMParams, ...]) -> GenerativeParams:
@@ -75,6 +95,11 @@ def encode(
             f"the model has layers 0 to {len(model.layers) - 1}; found layer {layer}"
         )
     return recognise(params, x, layer + 1)
+
+
+def code_width(model: GenerativeDBN, visible: int, layer: int | None = None) -> int:
+    """Return the length of the codes that ``encode`` gives."""
+    return model.layers[-1 if layer is None else layer].hidden
 
 
 def _downward(model: GenerativeDBN, i: int) -> str:
@@ -205,13 +230,11 @@ def _associate(
     states = scratch.empty("states", (n, hidden), features)
     v0, v1, h0, h1 = v[:n, :], v[n:, :], h[:n, :], h[n:, :]
     memory.join(features, memory.one_hot(labels, model.memory.classes, features), v0)
-    product(v0, params.weights, h0)
-    sigmoid_sample(h0, params.hidden_bias, key, rows, 0, mean=h0, out=states)
+    rbm.sample_hidden(model.memory, params, v0, rows, key, 0, h0, states)
     below = fold(key, "visible")
     for step in range(1, model.memory.gibbs_steps + 1):
         memory.sample_visible(model.memory, params, states, rows, below, step, v1, scratch)
-        product(v1, params.weights, h1)
-        sigmoid_sample(h1, params.hidden_bias, key, rows, step, mean=h1, out=states)
+        rbm.sample_hidden(model.memory, params, v1, rows, key, step, h1, states)
     negative(v0, v0)
     into = out and out._replace(tree=out.tree.memory)
     return v1[:, : features.shape[1]], rbm.statistics(model.memory, v, h, n, into)
@@ -281,6 +304,6 @@ def generate(
     memory.sample_visible(model.memory, top, nothing, rows, below, 0, v, scratch)
     for step in range(1, steps + 1):
         v[:, -classes:] = hot
-        h = rbm.sample_hidden(top, v, rows, key, step)
+        h = rbm.sample_hidden(model.memory, top, v, rows, key, step)
         memory.sample_visible(model.memory, top, h, rows, below, step, v, scratch)
     return _sleep(model, params, v[:, :-classes], rows, fold(key, "sleep"), scratch)[0]

@@ -18,20 +18,45 @@ from deepstrata.schemas.errors import (
     DataError,
     DeclarationError,
     DeepstrataError,
+    DivergenceError,
     SchemaError,
     StorageError,
+)
+from deepstrata.schemas.layers import (
+    Activation,
+    ContrastNormalisation,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    LocallyConnected,
+    Pooling,
+    Softmax,
+    TransposedConvolution,
 )
 from deepstrata.schemas.models import (
     DBN,
     RBM,
     AssociativeMemory,
-    Dense,
+    Autoencoder,
     GenerativeDBN,
-    Softmax,
+    Network,
 )
-from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -45,6 +70,7 @@ from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
+    from deepstrata.pipelines.estimators import DBNClassifier, RBMEncoder
     from deepstrata.pipelines.loading import load_pipeline
     from deepstrata.pipelines.model import load_encoder
     from deepstrata.pipelines.planning import plan
@@ -56,6 +82,8 @@ __version__ = "0.1.0"
 
 #: Names that bring Dask, Zarr or numba with them; imported when they are first asked for.
 _LAZY = {
+    "DBNClassifier": "pipelines.estimators",
+    "RBMEncoder": "pipelines.estimators",
     "Run": "pipelines.run",
     "connect": "pipelines.cluster",
     "ingest": "storage.ingest",
@@ -72,31 +100,48 @@ __all__ = [
     "DBN",
     "RBM",
     "SGD",
+    "Activation",
     "Adagrad",
     "Adam",
     "Apply",
     "AssociativeMemory",
+    "Autoencoder",
     "ClusterError",
+    "ContrastNormalisation",
+    "Convolution",
     "Cosine",
+    "DBNClassifier",
     "DataError",
     "DatasetSchema",
     "DatasetSource",
-    "Delayed",
     "DeclarationError",
     "DeepstrataError",
+    "Delayed",
     "Dense",
+    "Dropout",
+    "DivergenceError",
+    "EarlyStopping",
     "Encode",
     "Evaluate",
     "Exponential",
     "FileSource",
     "FineTune",
+    "Flatten",
+    "GaussianNoise",
     "GenerativeDBN",
     "Linear",
     "LocalSteps",
+    "LocallyConnected",
+    "MaskingNoise",
+    "Network",
     "Pipeline",
+    "Pooling",
     "Pretrain",
+    "RBMEncoder",
+    "ReduceOnPlateau",
     "Report",
     "Run",
+    "SaltAndPepperNoise",
     "Scale",
     "SchemaError",
     "Softmax",
@@ -105,7 +150,9 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "TransposedConvolution",
     "Variable",
+    "WarmUp",
     "ZarrSource",
     "connect",
     "ingest",

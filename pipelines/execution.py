@@ -8,6 +8,7 @@ from typing import Any
 from deepstrata.ops.backend import Backend
 from deepstrata.pipelines import environment, meter, sources
 from deepstrata.pipelines.context import Context, digest_of, pipeline_digest, stage_digest
+from deepstrata.pipelines.control import check_validation
 from deepstrata.pipelines.events import (
     Checkpointed,
     Event,
@@ -87,11 +88,12 @@ class Execution:
     def _stages(self, context: Context, data_digest: str, before: dict[str, float]) -> None:
         """Run the stages over data that was inspected."""
         pipeline = self.manifest.pipeline
+        check_validation(pipeline, context.counts)
         context.chain = digest_of(context.chain, data_digest)
         for stage in pipeline.stages:
             if not isinstance(stage, Report):
                 self._stage(stage, context)
-        weights = save_final_model(context, stores.join(self.path, "model"))
+        weights = save_final_model(context, runs.model_url(self.path))
         self._conclude(context, data_digest, weights, before)
         for stage in pipeline.stages:
             if isinstance(stage, Report):

@@ -21,7 +21,7 @@ from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import BadShardError, DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Learner
+from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
@@ -55,7 +55,7 @@ def _load(saved: Saved, on: Backend) -> Tree:
 class Below(NamedTuple):
     """A trained layer below the one that is trained."""
 
-    model: Learner
+    model: Trainable
     params: Saved
 
 
@@ -266,8 +266,8 @@ def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
     if low < 0 or high > 1:
         raise DataError(
             f"variable {name!r}, samples {shard.start} to {shard.stop - 1}: "
-            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
-            "add a Scale() stage, or use gaussian visible units and Standardise()"
+            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; add a "
+            "Scale() stage, or use gaussian visible units (or squared_error) and Standardise()"
         )
 
 

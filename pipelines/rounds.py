@@ -105,10 +105,13 @@ LEAST_WINDOW = 64
 LARGEST_WINDOW = 512
 
 
-def windows(rounds: Sequence[Round], every: int | None) -> Iterator[list[Round]]:
+def windows(
+    rounds: Sequence[Round], every: int | None, at_epochs: bool = False
+) -> Iterator[list[Round]]:
     """Cut rounds into windows, each to end in a checkpoint, at the ends of groups.
 
     By default a window is an epoch, or as many as make 64 rounds, or a part of one of 512 rounds.
+    ``at_epochs`` ends one at the end of each epoch, too.
     """
     window: list[Round] = []
     for r in rounds:
@@ -118,7 +121,7 @@ def windows(rounds: Sequence[Round], every: int | None) -> Iterator[list[Round]]
             if every
             else (r.ends_epoch and len(window) >= LEAST_WINDOW) or len(window) >= LARGEST_WINDOW
         )
-        if enough and r.ends_group:
+        if (enough and r.ends_group) or (at_epochs and r.ends_epoch):
             yield window
             window = []
     if window:

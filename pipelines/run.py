@@ -63,7 +63,7 @@ class Run:
     @cached_property
     def model(self) -> TrainedEncoder:
         """The model that the last training stage ended with."""
-        return load_encoder(stores.join(self.path, "model"))
+        return load_encoder(runs.model_url(self.path))
 
     @property
     def codes(self) -> xr.Dataset | None:
@@ -101,7 +101,7 @@ def open_run(path: str) -> Run:
 
 def run(
     pipeline: pipelines.Pipeline,
-    client: Client | None = None,
+    client: "Client | Cluster | None" = None,
     *,
     out: str | None = None,
     data: Any = None,
@@ -113,6 +113,7 @@ def run(
     ----------
     client
         A Dask client; by default a local cluster with a process for every core is started.
+        Or what else carries out graphs: see ``deepstrata.pipelines.inprocess``.
     out
         Directory for the run, not there yet; ``runs/<name>-<n>`` by default. The workers must
         reach it under the same path or URL.
@@ -218,8 +219,11 @@ def _watched(observer: Observer | None) -> Iterator[Observer]:
 
 
 @contextmanager
-def _cluster(client: Client | None, observer: Observer) -> Iterator[Cluster]:
+def _cluster(client: Client | Cluster | None, observer: Observer) -> Iterator[Cluster]:
     """Yield the caller's Dask cluster or one that is started, prepared and checked."""
+    if isinstance(client, Cluster):
+        yield client
+        return
     with nullcontext(client) if client is not None else cluster.connect() as session:
         description = cluster.check(session, observer)
         address = cluster.dashboard(session)

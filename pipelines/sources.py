@@ -17,7 +17,7 @@ from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import Apply, Split, classes_of, learns_classes
+from deepstrata.schemas.stages import Apply, Split
 from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
 from deepstrata.storage.ingest import describe_source, ingest
@@ -105,7 +105,7 @@ def check_source(pipeline: Pipeline, data: Any = None) -> None:
         opened = open_source(pipeline, source, data)
         feed_of(pipeline, opened)
         return
-    schema = describe_source(source.format, source.path)
+    schema = describe_source(source.format, source.path, source.sample_dim, **source.options)
     where = f"{source.format} {source.path or ''}".strip()
     for name in (source.features, source.labels, source.mask):
         if name is not None:
@@ -126,7 +126,7 @@ def ingest_source(
         return source, None
     dest = stores.join(path, "data.zarr")
     key = stage_digest(source)
-    fields = source.model_dump(exclude={"kind", "path", "format"})
+    fields = source.model_dump(exclude={"kind", "path", "format", "options"})
     found = ZarrSource(path=dest, **fields)
     done = next((r for r in records if r.name == "ingest" and r.key == key), None)
     if done is not None and writing.is_complete(dest):
@@ -135,7 +135,9 @@ def ingest_source(
     observer(StageStarted("ingest", "ingest", 0))
     started = time.perf_counter()
     writing.discard(dest, own=True)
-    schema = ingest(source.format, source.path, dest, sample_dim=source.sample_dim)
+    schema = ingest(
+        source.format, source.path, dest, sample_dim=source.sample_dim, **source.options
+    )
     seconds = time.perf_counter() - started
     samples = schema.variable(source.features).shape
     record = StageRecord(
@@ -273,8 +275,7 @@ def _totals(context: Context, found: list[Inspected]) -> dict[str, float]:
 def _check_labels(context: Context, found: list[Inspected]) -> None:
     largest = reduce(max, (f.largest_label for f in found), -1)
     for stage in context.pipeline.stages:
-        learns = learns_classes(stage)
-        classes = classes_of(context.pipeline.model_of(stage)) if learns else None
+        classes = context.pipeline.classes_of(stage)
         if classes is not None and largest >= classes:
             index = next(i for i, f in enumerate(found) if f.largest_label >= classes)
             shard = context.grid[index]

@@ -6,18 +6,22 @@ chains). Each part is a task of its own, so a strategy may spread them over work
 strategy reads the parts of the last ``memory(strategy)`` rounds and adds those of the next one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from deepstrata.ops import learning, models, optimisers
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch, Partial, merge, take
+from deepstrata.pipelines import divergence
 from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import DBN, Learner
+from deepstrata.schemas.models import Autoencoder, Layered, Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
@@ -26,7 +30,7 @@ from deepstrata.schemas.trees import Tree, leaves, tree_map
 class Learning(NamedTuple):
     """The frozen settings of one training."""
 
-    model: Learner
+    model: Trainable
     optimiser: Optimiser
     strategy: Strategy
     visible: int
@@ -70,6 +74,25 @@ class Local(NamedTuple):
 
     partial: Partial
     replica: Replica
+
+
+class Moment(NamedTuple):
+    """When the shared parameters are updated, and how far."""
+
+    round: int
+    epoch: int
+    """Counted from 1."""
+    rates: optimisers.Rates
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Measure what a task of training computes.
+
+    Overflows pass without a word: ``update_task`` finds what became of them, and names it.
+    """
+    with measure("compute"), np.errstate(over="ignore", invalid="ignore"):
+        yield
 
 
 @singledispatch
@@ -125,17 +148,15 @@ def replica_count(settings: Learning) -> int:
 
 
 def param_shapes(settings: Learning) -> Tree:
-    """Return what the trained parameters look like; a deep belief net is trained as a net."""
+    """Return what the trained parameters look like; layers are trained as a feed-forward net."""
     shapes = models.shapes(settings.model, settings.visible)
-    if isinstance(settings.model, DBN):
-        return models.feed_forward(settings.model, shapes)
-    return shapes
+    return models.feed_forward(shapes) if isinstance(settings.model, Layered) else shapes
 
 
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
-    if isinstance(settings.model, DBN):
+    if isinstance(settings.model, Layered | Autoencoder):
         return models.start_net(settings.model, None, settings.visible, key, settings.backend)
     return models.init(settings.model, settings.visible, key, settings.backend)
 
@@ -173,7 +194,7 @@ def gradient_task(
     key: Key,
 ) -> Local | Partial:
     """Sum the gradient over some rows of a place."""
-    with measure("compute"):
+    with computing():
         carry = replica_of(replica).carry if replica is not None else ()
         piece = take(batch, *rows)
         partial, carry = models.gradient(
@@ -182,16 +203,21 @@ def gradient_task(
         return partial if replica is None else Local(partial, Replica((), carry))
 
 
-def update_task(
-    settings: Learning, rates: optimisers.Rates, rounded: Rounded, *partials: Partial
-) -> Rounded:
-    """Merge the last partials and step the shared parameters."""
-    with measure("compute"):
+def update_task(settings: Learning, at: Moment, rounded: Rounded, *partials: Partial) -> Rounded:
+    """Merge the last partials and step the shared parameters.
+
+    Raises
+    ------
+    DivergenceError
+        The round has come to infinity or NaN: there is no state after it, and no checkpoint.
+    """
+    with computing():
         whole = merge(*partials)
         outer = outer_optimiser(settings.strategy, settings.optimiser)
         params, state = optimisers.update(
-            outer, rates, whole.total, whole.n, rounded.state.optimiser, rounded.state.params
+            outer, at.rates, whole.total, whole.n, rounded.state.optimiser, rounded.state.params
         )
+        divergence.check_round(at.round, at.epoch, whole, params)
         return Rounded(TrainState(params, state), whole.n, whole.stats)
 
 
@@ -206,7 +232,7 @@ def local_steps_task(
 ) -> Local:
     """Take local steps through some rows of a place; the partial is the change times the rows."""
     assert isinstance(settings.strategy, LocalSteps)
-    with measure("compute"):
+    with computing():
         start, own = rounded.state.params, replica_of(replica)
         params, state, carry, n, stats = learning.local_steps(
             settings.model,
@@ -242,17 +268,17 @@ def _map_reduce(
     done, partials, replicas = [], [], list(states[-1].replicas)
     for place, batch in enumerate(batches):
         own = replicas[place] if replicas else None
-        at = (this.index, place)
-        found = graph.call(name, at, task, settings, oldest, own, batch, rows, key, *more)
+        where = (this.index, place)
+        found = graph.call(name, where, task, settings, oldest, own, batch, rows, key, *more)
         done.append(found)
         if replicas:
             replicas[place] = found
-            found = graph.call("partial", at, partial_of, found)
+            found = graph.call("partial", where, partial_of, found)
         partials.append(found)
     tops = graph.reduce("merge", (this.index,), merge, partials, down_to=FAN_IN)
     outer = outer_optimiser(settings.strategy, settings.optimiser)
-    rates = optimisers.rates(outer, this.progress)
-    state = graph.call("update", (this.index,), update_task, settings, rates, newest, *tops)
+    at = Moment(this.index, this.epoch + 1, optimisers.rates(outer, this.progress))
+    state = graph.call("update", (this.index,), update_task, settings, at, newest, *tops)
     return Parts(state, tuple(replicas), tuple(done))
 
 

@@ -1,10 +1,11 @@
 """Gathering what the report shows of a run."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from deepstrata.ops import models, rbm, updown
+from deepstrata.ops import models, updown
+from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.updown import GenerativeParams
@@ -16,8 +17,10 @@ from deepstrata.pipelines.report import Report, write_report
 from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import RBM, GenerativeDBN, Model
+from deepstrata.schemas.layers import Convolution, Dense, Softmax
+from deepstrata.schemas.models import RBM, GenerativeDBN, Layered
 from deepstrata.schemas.runs import RunManifest
+from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
@@ -38,7 +41,7 @@ def write_run_report(
 def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Report) -> Report:
     """Return what the report shows: numbers of the run, and pictures from a few samples."""
     batch, where = _examples(context, stage.examples)
-    pretrained = _first(context, stages.Pretrain)
+    learned = _decoding(context)
     report = Report(
         title=context.pipeline.name,
         manifest=manifest,
@@ -46,13 +49,17 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
         command=f"deepstrata run {run}/pipeline.json",
         plan=_plan(context),
     )
-    if pretrained is not None:
+    if learned:
+        best = learned[-1]
+        made = models.reconstruct(best.model, best.params.load(), batch.x)
         report = report._replace(
-            filters=_filters(context, pretrained, stage.examples),
+            filters=_filters(context, learned[0], stage.examples),
             inputs=_picture(context, batch.x),
-            reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
+            reconstructions=_picture(context, made),
             reconstructions_of=where,
         )
+    else:
+        report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
     return _with_codes(_with_generated(report, context, stage.examples), context)
 
@@ -63,11 +70,13 @@ def _plan(context: Context) -> str:
     return str(plan(context.pipeline))
 
 
-def _first(context: Context, kind: type[Any]) -> TrainedModel | None:
-    for stage in context.pipeline.stages:
-        if isinstance(stage, kind) and stage.name in context.trained:
-            return context.trained[stage.name]
-    return None
+def _decoding(context: Context) -> list[TrainedModel]:
+    """Return the trained models that make samples again from codes, in the order of training."""
+    return [
+        found
+        for found in context.trained.values()
+        if isinstance(found.model, GenerativeDBN) or not classifies(found.model)
+    ]
 
 
 def _examples(context: Context, count: int) -> tuple[Batch, str]:
@@ -91,9 +100,8 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
 
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
     """
-    params = trained.params.load()
     found, seen = [], None
-    for i, weights in enumerate(_upward(params)):
+    for i, weights in enumerate(_matrices(trained.params.load())):
         seen = weights if seen is None else seen @ weights
         norms = np.linalg.norm(seen, axis=0)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
@@ -101,33 +109,41 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
     return tuple(found)
 
 
-def _upward(params: Tree) -> list[Array]:
-    """Return the weights of each layer, without those of labels."""
+def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
+    """Return what the units of a fine-tuned net's first layer look for, the strongest of them."""
+    tuned = [s.name for s in context.pipeline.stages if isinstance(s, stages.FineTune)]
+    nets = [context.trained[name] for name in tuned if name in context.trained]
+    if not nets or not isinstance(nets[0].model, Layered):
+        return ()
+    layer = nets[0].model.layers[0]
+    if not isinstance(layer, Convolution | Dense | RBM | Softmax):
+        return ()
+    weights = nets[0].params.load()[0].weights
+    if isinstance(layer, Convolution):  # its channels are drawn one below the other
+        pictures = np.moveaxis(weights, (-1, -2), (0, 1))
+    else:
+        pictures = _picture(context, weights.T)
+    norms = np.linalg.norm(pictures.reshape(len(pictures), -1), axis=1)
+    strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
+    return (("layer 1", pictures[strongest]),)
+
+
+def _matrices(params: Tree) -> Iterator[Array]:
+    """Yield the weights of the layers at the bottom that are matrices, of codes not of decoders."""
     if isinstance(params, GenerativeParams):
-        features = params.recognition[-1].bias.shape[0]
-        below = [layer.weights for layer in params.recognition]
-        return [*below, params.memory.weights[:features]]
-    return [layer.weights for layer in _stack(params)]
-
-
-def _stack(params: Tree) -> tuple[RBMParams, ...]:
-    return (params,) if isinstance(params, RBMParams) else params
-
-
-def _machines(model: Model) -> tuple[RBM, ...]:
-    return (model,) if isinstance(model, RBM) else model.layers  # type: ignore[return-value]
-
-
-def reconstruct(trained: TrainedModel, x: Array) -> Array:
-    """Pass samples up through a stack of RBMs and down again, by probabilities."""
-    if isinstance(trained.model, GenerativeDBN):
-        return updown.reconstruct(trained.model, trained.params.load(), x)
-    stack = list(zip(_machines(trained.model), _stack(trained.params.load()), strict=True))
-    for _, params in stack:
-        x = rbm.hidden_mean(params, x)
-    for machine, params in reversed(stack):
-        x = rbm.visible_mean(machine, params, x)
-    return x
+        yield from _matrices(params.recognition)
+        yield params.memory.weights[: params.recognition[-1].bias.shape[0]]  # without the labels'
+        return
+    if isinstance(params, RBMParams):
+        params = (params,)
+    net = params.encoder if isinstance(params, AutoencoderParams) else models.feed_forward(params)
+    for own in net:
+        if isinstance(own, tuple) and not hasattr(own, "_fields"):
+            yield from _matrices(own)
+        elif getattr(getattr(own, "weights", None), "ndim", 0) == 2:
+            yield own.weights
+        else:
+            return
 
 
 def _with_generated(report: Report, context: Context, count: int) -> Report:
@@ -135,7 +151,7 @@ def _with_generated(report: Report, context: Context, count: int) -> Report:
     trained = next(reversed(context.trained.values()), None)
     if trained is None or not isinstance(trained.model, GenerativeDBN):
         return report
-    each, classes = min(count, GENERATED), min(trained.model.memory.classes, LARGEST_TABLE)
+    each, classes = min(count, GENERATED), min(trained.model.classes, LARGEST_TABLE)
     labels = np.repeat(np.arange(classes), each)
     x = updown.generate(
         trained.model,

@@ -5,13 +5,38 @@ from functools import singledispatch
 from textwrap import wrap
 from typing import Any
 
+from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import RBM, AssociativeMemory, Dense, GenerativeDBN, Model, Softmax
-from deepstrata.schemas.optimisers import Cosine, Exponential, Linear, Optimiser, Rate, Steps
+from deepstrata.schemas.layers import (
+    Convolution,
+    Dense,
+    LocallyConnected,
+    Pooling,
+    Softmax,
+    TransposedConvolution,
+)
+from deepstrata.schemas.models import (
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+)
+from deepstrata.schemas.optimisers import (
+    Cosine,
+    Exponential,
+    Linear,
+    Optimiser,
+    Rate,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
+)
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
@@ -86,7 +111,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
         )
     shards = min(stage.strategy.shards, MOST_SHARDS)
     strategy = stage.strategy.model_copy(update={"shards": shards})
-    model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
+    model = stage.pretrained[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
     optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
     settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
     graph, rows = TaskGraph(), rows_per_place(strategy)
@@ -175,7 +200,7 @@ def _(stage: Pretrain) -> list[str]:
     lines = list(dict.fromkeys(map(describe_optimiser, optimisers)))
     return [
         describe_model(stage.model),
-        f"{stage.epochs} epochs",
+        describe(stage),
         *lines,
         _strategy(stage.strategy),
     ]
@@ -185,7 +210,7 @@ def _(stage: Pretrain) -> list[str]:
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
-    return [*model, f"{stage.epochs} epochs", optimiser, _strategy(stage.strategy)]
+    return [*model, describe(stage), optimiser, _strategy(stage.strategy)]
 
 
 @settings.register
@@ -205,26 +230,67 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    layers = (model,) if isinstance(model, RBM) else model.layers
+    layers = model.layers if isinstance(model, Layered | GenerativeDBN) else (model,)
     top = (model.memory,) if isinstance(model, GenerativeDBN) else ()
     return ", ".join(map(_layer, (*layers, *top)))
 
 
-def _layer(layer: RBM | AssociativeMemory | Dense | Softmax) -> str:
-    if isinstance(layer, AssociativeMemory):
-        return f"memory {layer.hidden} of {layer.classes} classes"
-    if isinstance(layer, RBM):
-        return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
-    if isinstance(layer, Dense):
-        return f"{layer.activation} {layer.units}"
+@singledispatch
+def _layer(layer: Any) -> str:
+    return str(layer.kind).replace("_", " ")
+
+
+@_layer.register
+def _(layer: RBM) -> str:
+    gaussian = "gaussian" in (layer.visible_units, layer.hidden_units)
+    return f"{'Gaussian ' if gaussian else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: AssociativeMemory) -> str:
+    return f"memory {layer.hidden} of {layer.classes} classes"
+
+
+@_layer.register
+def _(layer: Autoencoder) -> str:
+    noise = f", {layer.noise.kind.replace('_', ' ')} noise" if layer.noise else ""
+    return f"autoencoder ({', '.join(map(_layer, layer.encoder))}{noise})"
+
+
+@_layer.register
+def _(layer: Dense) -> str:
+    return f"{layer.activation} {layer.units}"
+
+
+@_layer.register
+def _(layer: Softmax) -> str:
     return f"softmax {layer.classes}"
+
+
+@_layer.register(Convolution)
+@_layer.register(LocallyConnected)
+@_layer.register(TransposedConvolution)
+def _(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
+    kind = layer.kind.replace("_", " ")
+    return f"{kind} {layer.maps} of {_times(layer.kernel)}, {layer.activation}"
+
+
+@_layer.register
+def _(layer: Pooling) -> str:
+    return f"{layer.function} of {_times(layer.size)}"
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
 
 
 def describe_optimiser(optimiser: Optimiser) -> str:
     """Return an optimiser in one line: ``SGD, rate 0.05, momentum 0.5 to 0.9``."""
     text = f"{type(optimiser).__name__}, rate {_rate(optimiser.learning_rate)}"
     momentum = getattr(optimiser, "momentum", 0)
-    return f"{text}, momentum {_rate(momentum)}" if momentum else text
+    clip = next((c for c in (optimiser.clip_norm, optimiser.clip_value) if c), None)
+    text = f"{text}, momentum {_rate(momentum)}" if momentum else text
+    return text if clip is None else f"{text}, clipped at {number(clip)}"
 
 
 def _rate(rate: Rate) -> str:
@@ -234,6 +300,10 @@ def _rate(rate: Rate) -> str:
         return f"{number(rate.start)} to {number(rate.end)}"
     if isinstance(rate, Exponential):
         return f"{number(rate.start)} falling"
+    if isinstance(rate, ReduceOnPlateau):
+        return f"{number(rate.start)} falling on plateaus"
+    if isinstance(rate, WarmUp):
+        return f"{_rate(rate.then)} after a warm-up"
     return number(rate)
 
 

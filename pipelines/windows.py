@@ -14,6 +14,7 @@ from deepstrata.ops import backend, models
 from deepstrata.ops.partials import Batch, add_stats
 from deepstrata.pipelines import ahead, feeds
 from deepstrata.pipelines.ahead import Read
+from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.graph import Graph, Ref
 from deepstrata.pipelines.meter import measure
@@ -25,6 +26,7 @@ from deepstrata.pipelines.strategies import (
     Replica,
     Rounded,
     TrainState,
+    computing,
     fresh_params,
     initial_replica,
     initial_state,
@@ -61,6 +63,8 @@ class Training(NamedTuple):
     """Directory for checkpoints and history."""
     start: Saved | None = None
     """Parameters to begin with; fresh ones by default."""
+    control: Control = Control()
+    """What the ends of epochs decide; by default nothing."""
 
     @property
     def train_counts(self) -> list[int]:
@@ -131,7 +135,7 @@ def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
 
 def watch(settings: Learning, rounded: Rounded, *batches: Batch) -> dict[str, Any]:
     """Measure the model on a fixed sample."""
-    with measure("compute"):
+    with computing():
         found = [models.evaluate(settings.model, rounded.state.params, batch) for batch in batches]
         return reduce(add_stats, found)
 

@@ -7,6 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from deepstrata.schemas._base import Declaration, Document
 from deepstrata.schemas.errors import SchemaError
+from deepstrata.schemas.formats import Option, declared
 
 
 class Variable(Declaration):
@@ -128,6 +129,13 @@ class FileSource(_Source):
     """One of the formats that ``deepstrata ingest --help`` lists."""
     path: str | None = None
     """File or directory; None for a format that brings its own data (``digits``)."""
+    options: dict[str, Option] = {}
+    """Of the format, by name: see ``deepstrata.schemas.formats``."""
+
+    @model_validator(mode="after")
+    def _known_options(self) -> Self:
+        declared(self.format, self.options)
+        return self
 
 
 class DatasetSource(_Source):

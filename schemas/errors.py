@@ -25,5 +25,9 @@ class BadShardError(StorageError):
     """Rows of the data cannot be read, or are not those that the run inspected."""
 
 
+class DivergenceError(DeepstrataError, ArithmeticError):
+    """Training came to infinity or NaN."""
+
+
 class ClusterError(DeepstrataError, RuntimeError):
     """The cluster cannot be reached, or its workers cannot run this pipeline."""

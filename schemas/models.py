@@ -1,10 +1,14 @@
 """Models: what is learned. Sizes of the data are not declared; they come from the data."""
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.layers import Dense, Function, PlainLayer, Softmax
+from deepstrata.schemas.noise import GaussianNoise, Noise
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 
 
 class _Machine(Declaration):
@@ -29,17 +33,31 @@ class _Machine(Declaration):
 
 
 class RBM(_Machine):
-    """A restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
+    """A restricted Boltzmann machine, trained by contrastive divergence.
 
-    Hinton (2002); Gaussian visible units have unit variance, so standardise the data.
+    Hinton (2002); Gaussian units have unit variance: where they are visible, standardise the data.
     """
 
     kind: Literal["rbm"] = "rbm"
     visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    hidden_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Gaussian ones give a code of real numbers (Hinton & Salakhutdinov 2006)."""
     persistent: bool = False
     """Keep the negative chains from step to step (Tieleman 2008)."""
     chains: PositiveInt = 100
     """Persistent chains of each shard of a round; unused otherwise."""
+
+    @model_validator(mode="after")
+    def _has_a_distribution(self) -> Self:
+        if self.hidden_units == "gaussian":
+            if self.visible_units == "gaussian":
+                raise ValueError(
+                    "units that are gaussian on both sides have no distribution once weights are "
+                    "large; make the visible or the hidden ones bernoulli"
+                )
+            if self.sparsity_target is not None:
+                raise ValueError("a sparsity_target is a probability: it takes bernoulli units")
+        return self
 
 
 class AssociativeMemory(_Machine):
@@ -49,28 +67,174 @@ class AssociativeMemory(_Machine):
     """
 
     kind: Literal["associative_memory"] = "associative_memory"
+    hidden_units: ClassVar[Literal["bernoulli"]] = "bernoulli"
     classes: PositiveInt
 
 
-class Dense(Declaration):
-    """A fully connected layer."""
-
-    kind: Literal["dense"] = "dense"
-    units: PositiveInt
-    activation: Literal["logistic", "tanh", "relu", "linear"] = "logistic"
+Machine = RBM | AssociativeMemory
 
 
-class Softmax(Declaration):
-    """A fully connected layer with a softmax over classes, trained by cross-entropy."""
-
-    kind: Literal["softmax"] = "softmax"
-    classes: PositiveInt
+@shape_after.register
+def _(layer: RBM, shape: Shape) -> Shape:
+    return (layer.hidden,)
 
 
-Layer = Annotated[RBM | Dense | Softmax, Field(discriminator="kind")]
+def _check_stack(layers: tuple[Any, ...]) -> None:
+    """Refuse an RBM or a memory that cannot read what the layer below it gives."""
+    for i, layer in enumerate(layers[1:], start=1):
+        if not isinstance(layer, Machine):
+            continue
+        if isinstance(layer, RBM) and layer.visible_units != "bernoulli":
+            raise ValueError(
+                f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
+                "probabilities of the layer below, so it takes bernoulli ones"
+            )
+        if getattr(layers[i - 1], "hidden_units", "bernoulli") != "bernoulli":
+            raise ValueError(
+                f"layer {i} ({layer.kind}) stands above an RBM with gaussian hidden units, whose "
+                "code is no probability; only the topmost layer can have them"
+            )
 
 
-class DBN(Declaration):
+class Autoencoder(Declaration):
+    """A code from which the input can be made again, trained by backpropagation without labels.
+
+    Denoising (Vincent et al. 2010), contractive (Rifai et al. 2011) or sparse by its settings. By
+    itself it is a model; in a ``Network`` it is a layer, its encoder, that can be pretrained. With
+    RBMs in its encoder it is the deep autoencoder of Hinton & Salakhutdinov (2006): ``Pretrain``
+    trains the RBMs, ``FineTune`` unrolls them, the decoder beginning as their transposes.
+    """
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    name: str = ""
+    """What errors call it as a layer; its number by default."""
+    encoder: Annotated[
+        tuple[Annotated[RBM | PlainLayer, Field(discriminator="kind")], ...], Field(min_length=1)
+    ]
+    decoder: tuple[PlainLayer, ...] | None = None
+    """From the code to the input; by default the mirror image of an encoder of dense layers."""
+    output: Function = "logistic"
+    """Activation with which the mirror image ends."""
+    tied: bool = False
+    """The decoder's weights are the encoder's, transposed; its biases are its own."""
+    loss: Literal["squared_error", "cross_entropy"] = "squared_error"
+    """Half the squared error, or the cross-entropy of values in [0, 1]; summed over values."""
+    noise: Noise | None = None
+    """What is done to the input while training; the target stays clean."""
+    corrupted_weight: NonNegativeFloat = 1.0
+    """How much values count in the loss that the noise has changed: the emphasis alpha."""
+    intact_weight: NonNegativeFloat = 1.0
+    """How much the other values count: beta."""
+    sparsity_cost: NonNegativeFloat = 0.0
+    """Weight of the sum of the code's absolute values."""
+    contraction_cost: NonNegativeFloat = 0.0
+    """Weight of the squared Frobenius norm of the code's Jacobian: of one dense layer."""
+    input_shape: tuple[PositiveInt, ...] | None = None
+    """Shape of a sample, channels last, where the model stands by itself; a vector by default."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_stack(self.encoder)
+        shapes_through(self.encoder, self.input_shape or (1,))
+        if self.decoder is None:
+            self._check_mirror()
+        elif self.tied or not self.decoder:
+            raise ValueError("a decoder of its own has layers and weights: leave it out if tied")
+        output = self.output if self.decoder is None else _activation(self.decoder[-1])
+        if self.loss == "cross_entropy" and output != "logistic":
+            raise ValueError(
+                f"cross_entropy takes a decoder that ends with logistic units, found {output!r}"
+            )
+        return self
+
+    def _check_mirror(self) -> None:
+        for i, layer in enumerate(self.encoder):
+            if not isinstance(layer, RBM | Dense):
+                raise ValueError(
+                    f"encoder layer {i} ({layer.kind}) has no mirror image; give a decoder=(...)"
+                )
+        if getattr(self.encoder[0], "visible_units", "") == "gaussian" and self.output != "linear":
+            raise ValueError(
+                f"an RBM with gaussian visible units takes output='linear', found {self.output!r}"
+            )
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        emphasis = (self.corrupted_weight, self.intact_weight)
+        if emphasis != (1, 1) and (self.noise is None or isinstance(self.noise, GaussianNoise)):
+            raise ValueError(
+                "corrupted_weight and intact_weight tell values apart by masking or "
+                "salt-and-pepper noise; declare one, or leave both weights at 1"
+            )
+        if not any(emphasis):
+            raise ValueError("corrupted_weight and intact_weight are both 0: nothing is learned")
+        one = self.encoder[0] if len(self.encoder) == 1 else None
+        smooth = isinstance(one, Dense) and one.activation in ("logistic", "tanh")
+        if self.contraction_cost and not smooth:
+            raise ValueError(
+                "contraction_cost takes an encoder of one dense layer, logistic or tanh; "
+                "stack several such autoencoders in a Network"
+            )
+        return self
+
+
+def _activation(layer: Any) -> str:
+    return str(getattr(layer, "activation", layer.kind))
+
+
+def feed_forward_layer(layer: Any) -> Any:
+    """Return a layer as that of a feed-forward net: an RBM becomes a dense one."""
+    if not isinstance(layer, RBM):
+        return layer
+    linear = layer.hidden_units == "gaussian"
+    return Dense(units=layer.hidden, activation="linear" if linear else "logistic")
+
+
+def encoder_layers(model: Autoencoder) -> tuple[Any, ...]:
+    """Return the layers from the input to the code, as those of a feed-forward net."""
+    return tuple(map(feed_forward_layer, model.encoder))
+
+
+def decoder_layers(model: Autoencoder, shape: Shape) -> tuple[Any, ...]:
+    """Return the layers from the code to samples of ``shape``."""
+    if model.decoder is not None:
+        return model.decoder
+    net = encoder_layers(model)
+    sizes = [math.prod(shape), *(layer.units for layer in net[:-1])]
+    activations = [model.output, *(layer.activation for layer in net[:-1])]
+    mirror = [
+        Dense(units=size, activation=activation, initial_weights=layer.initial_weights)
+        for layer, size, activation in zip(net, sizes, activations, strict=True)
+    ]
+    return tuple(reversed(mirror))
+
+
+@shape_after.register
+def _(layer: Autoencoder, shape: Shape) -> Shape:
+    return shapes_through(layer.encoder, layer.input_shape or shape)[-1]
+
+
+class Layered(Declaration):
+    """Layers one above the other; the last may be a ``Softmax``, if the model is to classify."""
+
+    layers: tuple[Any, ...]
+
+    @property
+    def classes(self) -> int | None:
+        """Classes of the softmax on top; None without one."""
+        top = self.layers[-1]
+        return top.classes if isinstance(top, Softmax) else None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, Softmax) and i < len(self.layers) - 1:
+                raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
+        _check_stack(self.layers)
+        return self
+
+
+class DBN(Layered):
     """A deep belief net: a stack of RBMs, and a ``Softmax`` on top if it is to classify.
 
     Pretraining trains the RBMs one by one; fine-tuning takes their recognition weights for a
@@ -78,14 +242,37 @@ class DBN(Declaration):
     """
 
     kind: Literal["dbn"] = "dbn"
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+    layers: Annotated[
+        tuple[Annotated[RBM | Dense | Softmax, Field(discriminator="kind")], ...],
+        Field(min_length=1),
+    ]
+
+
+class Network(Layered):
+    """A feed-forward network, trained by backpropagation.
+
+    Layers at the bottom that learn without labels may be pretrained one by one.
+    """
+
+    kind: Literal["network"] = "network"
+    layers: Annotated[
+        tuple[
+            Annotated[RBM | Autoencoder | PlainLayer | Softmax, Field(discriminator="kind")], ...
+        ],
+        Field(min_length=1),
+    ]
+    input_shape: tuple[PositiveInt, ...] | None = None
+    """Shape of a sample, channels last: (place, channel) or (y, x, channel); a vector by default.
+    Its product is the number of features."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        for i, layer in enumerate(self.layers):
-            if isinstance(layer, Softmax) and i < len(self.layers) - 1:
-                raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
-            _check_visible_units(i, layer)
+    def _fits(self) -> Self:
+        names = [layer.name for layer in self.layers if not isinstance(layer, RBM) and layer.name]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two layers are called {twice!r}; give one another name")
+        # Of a vector no layer but those that know places asks how long it is.
+        shapes_through(self.layers, self.input_shape or (1,))
         return self
 
 
@@ -102,21 +289,17 @@ class GenerativeDBN(Declaration):
     """Below the memory, from the bottom up."""
     memory: AssociativeMemory
 
+    @property
+    def classes(self) -> int:
+        """Classes that the memory tells apart."""
+        return self.memory.classes
+
     @model_validator(mode="after")
-    def _reads_probabilities(self) -> Self:
-        for i, layer in enumerate(self.layers):
-            _check_visible_units(i, layer)
+    def _fits(self) -> Self:
+        _check_stack((*self.layers, self.memory))
         return self
 
 
-def _check_visible_units(i: int, layer: Layer) -> None:
-    if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
-        raise ValueError(
-            f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
-            "probabilities of the layer below, so it takes bernoulli ones"
-        )
-
-
-Machine = RBM | AssociativeMemory  #: what pretraining trains, one by one
-Model = Annotated[RBM | DBN | GenerativeDBN, Field(discriminator="kind")]
-Learner = RBM | AssociativeMemory | DBN | GenerativeDBN  #: what one training trains
+Net = DBN | Network
+Model = Annotated[RBM | Autoencoder | DBN | GenerativeDBN | Network, Field(discriminator="kind")]
+Trainable = Model | AssociativeMemory  #: what one training trains

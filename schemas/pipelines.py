@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Model
+from deepstrata.schemas.models import Autoencoder, GenerativeDBN, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -21,7 +21,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     classifies,
-    learns_classes,
+    decides,
 )
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -64,11 +64,13 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
-            if learns_classes(stage) and self.source.labels is None:
+            if self.classes_of(stage) is not None and self.source.labels is None:
                 raise ValueError(
                     f"stage {stage.name!r} needs labels, and the source names none: "
                     "set its labels=... to the variable with the class numbers"
                 )
+            if isinstance(stage, Pretrain | FineTune) and decides(stage):
+                self._check_validation(stage)
         self._check_outputs()
         return self
 
@@ -106,26 +108,42 @@ class Pipeline(Document):
 
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
         model = self.model_of(stage)
-        if isinstance(stage, FineTune) and not classifies(model):
-            raise ValueError(
-                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                "to fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
-            )
-        if isinstance(stage, FineTune) and stage.gibbs_steps and isinstance(model, DBN):
-            raise ValueError(
-                f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a DBN, "
-                "which learns by backpropagation; leave it out, or make the model a GenerativeDBN"
-            )
+        if isinstance(stage, FineTune):
+            if not classifies(model) and not isinstance(model, Autoencoder):
+                raise ValueError(
+                    f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                    "to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                    "Softmax(classes=...), an Autoencoder or a GenerativeDBN"
+                )
+            if stage.gibbs_steps and not isinstance(model, GenerativeDBN):
+                raise ValueError(
+                    f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a "
+                    "model without a memory, which learns by backpropagation; leave it out, or "
+                    "make the model a GenerativeDBN"
+                )
         if isinstance(stage, Encode) and stage.layer is not None:
             start = self.start_of(stage)
-            layers = 1 if isinstance(model, RBM) else len(model.layers)
-            if isinstance(start, Pretrain) and isinstance(model, DBN):
-                layers = len(start.rbms)
+            layers = _depth(start, model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
                     f"with has the layers 0 to {layers - 1}"
                 )
+
+    def _check_validation(self, stage: Pretrain | FineTune) -> None:
+        """Check that there is something for the ends of epochs to decide by."""
+        why = f"stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+        if stage.monitor == 0:
+            raise ValueError(
+                f"{why}validation samples to look at, found monitor=0; set it to how many, such as "
+                "1000"
+            )
+        split = next((s for s in self.stages if isinstance(s, Split)), None)
+        if split is None or (split.by is None and split.validation == 0):
+            raise ValueError(
+                f"{why}a validation part, found none; add Split(validation=0.1), or Split(by=...) "
+                "with a variable that names each sample's part"
+            )
 
     def _check_outputs(self) -> None:
         written: dict[str | None, str] = {}
@@ -180,6 +198,15 @@ class Pipeline(Document):
                 return self.model_of(start)
         raise ValueError(f"stage {stage.name!r} has no model")
 
+    def classes_of(self, stage: Stage) -> int | None:
+        """Return how many classes ``stage`` learns to tell apart; None where it needs no labels."""
+        if not isinstance(stage, Pretrain | FineTune):
+            return None
+        model = self.model_of(stage)
+        if isinstance(stage, Pretrain) and not isinstance(model, GenerativeDBN):
+            return None
+        return model.classes if classifies(model) else None
+
     def stage(self, name: str) -> Stage:
         """Return the stage called ``name``.
 
@@ -228,6 +255,15 @@ class Pipeline(Document):
         for step in steps[:-1]:
             place = place[_index(place, step, path)]
         place[_index(place, steps[-1], path)] = value
+
+
+def _depth(start: Pretrain | FineTune | None, model: Model) -> int:
+    """Return how many layers a trained model has whose output can be the code."""
+    if isinstance(model, Autoencoder):
+        return len(model.encoder)
+    if isinstance(start, Pretrain) and not isinstance(model, GenerativeDBN):
+        return len(start.pretrained)
+    return len(model.layers) if isinstance(model, Layered | GenerativeDBN) else 1
 
 
 def _index(place: Any, step: str, path: str) -> int | str:

@@ -1,13 +1,15 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Annotated, Any, Literal, Self
+from itertools import takewhile
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
     PositiveInt,
@@ -17,8 +19,16 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import DBN, RBM, GenerativeDBN, Machine, Model, Softmax
-from deepstrata.schemas.optimisers import SGD, Optimiser
+from deepstrata.schemas.models import (
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+    Net,
+)
+from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -142,6 +152,14 @@ class Standardise(_Stage):
     """Added to the standard deviation."""
 
 
+class EarlyStopping(Declaration):
+    """Stop at the end of an epoch when ``patience`` of them in a row have brought no gain."""
+
+    patience: PositiveInt = 5
+    min_delta: NonNegativeFloat = 0.0
+    """What the stage's ``metric`` has to fall by to count as a gain."""
+
+
 class _Train(_Stage):
     epochs: NonNegativeInt = 10
     strategy: Strategy = LocalSteps()
@@ -149,6 +167,14 @@ class _Train(_Stage):
     """Rounds between checkpoints; about an epoch by default. Never changes a result."""
     monitor: NonNegativeInt = 1000
     """Training and validation samples looked at after every epoch for the learning curves."""
+    early_stopping: EarlyStopping | None = None
+    """Ends the training (each layer's own) before ``epochs`` are over; by default nothing does."""
+    keep: Literal["last", "best"] = "last"
+    """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
+
+
+def _bottom(layers: tuple[Any, ...], kinds: Any) -> Iterator[Any]:
+    return takewhile(lambda layer: isinstance(layer, kinds), layers)
 
 
 def _how_many(value: Any) -> str:
@@ -156,42 +182,48 @@ def _how_many(value: Any) -> str:
 
 
 class Pretrain(_Train):
-    """Train the RBMs of a model one by one; each reads the activations of the one below."""
+    """Train the layers of a model one by one; each reads the code of the one below.
+
+    They need no labels, but for the memory of a ``GenerativeDBN``.
+    """
 
     kind: Literal["pretrain"] = "pretrain"
+    metric: ClassVar[str] = "squared_error"
+    """Of the validation samples, after every epoch: what is to fall."""
     model: Model
     optimiser: Annotated[
         Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
         Discriminator(_how_many),
     ] = SGD(learning_rate=0.05, momentum=0.5)
-    """One for all RBMs, or one each."""
+    """One for all layers, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
-    """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
+    """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def rbms(self) -> tuple[Machine, ...]:
-        """The RBMs at the bottom of the model, in the order in which they are trained."""
+    def pretrained(self) -> tuple[RBM | AssociativeMemory | Autoencoder, ...]:
+        """The RBMs and autoencoders at the bottom of the model, in the order of their training.
+
+        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
+        generative net its RBMs and its memory.
+        """
         if isinstance(self.model, RBM):
             return (self.model,)
+        if isinstance(self.model, Autoencoder):
+            return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
         if isinstance(self.model, GenerativeDBN):
             return (*self.model.layers, self.model.memory)
-        stack: list[RBM] = []
-        for layer in self.model.layers:
-            if not isinstance(layer, RBM):
-                break
-            stack.append(layer)
-        return tuple(stack)
+        return tuple(_bottom(self.model.layers, RBM | Autoencoder))
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        if not self.rbms:
+        if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM: there is nothing to pretrain; "
-                "FineTune(model=...) trains one from fresh weights"
+                "expected a model whose first layer is an RBM or an Autoencoder: there is nothing "
+                "to pretrain; FineTune(model=...) trains one from fresh weights"
             )
-        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
+        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
-                f"expected one optimiser, or one for each of the {len(self.rbms)} RBMs; "
+                f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
             )
         return self
@@ -200,7 +232,8 @@ class Pretrain(_Train):
 class FineTune(_Train):
     """Train all layers of a model together, from pretrained or fresh weights.
 
-    A ``DBN`` with a ``Softmax`` learns by backpropagation, a ``GenerativeDBN`` by up-down.
+    By backpropagation a net with a softmax learns classes, an autoencoder its input; a
+    ``GenerativeDBN`` learns both by up-down.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -209,6 +242,9 @@ class FineTune(_Train):
     start: str | None = None
     """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
+    metric: Literal["loss", "error"] = "loss"
+    """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
+    ``ReduceOnPlateau`` want to see fall."""
     gibbs_steps: PositiveInt | None = None
     """Sweeps of a ``GenerativeDBN``'s memory in each step of up-down; its own by default."""
 
@@ -227,6 +263,9 @@ class Evaluate(_Stage):
     """Name of the stage that trained the model; the nearest one above by default."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("validation", "test")
     """Parts without samples are left out."""
+    pca: PositiveInt | None = None
+    """Components of a principal component analysis of the training part whose squared error is
+    measured beside the model's."""
 
 
 class Encode(_Stage):
@@ -255,21 +294,17 @@ Stage = Annotated[
 ]
 
 
-def learns_classes(stage: Stage) -> bool:
-    """Tell whether a stage needs labels: fine-tuning does, and pretraining a memory of them."""
-    if isinstance(stage, Pretrain):
-        return isinstance(stage.model, GenerativeDBN)
-    return isinstance(stage, FineTune)
+def decides(stage: Pretrain | FineTune) -> bool:
+    """Tell whether the ends of epochs decide how a training goes on, or what is kept of it."""
+    inner = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
+    outer = (stage.strategy.outer,) if isinstance(stage.strategy, LocalSteps) else ()
+    return (
+        stage.early_stopping is not None
+        or stage.keep == "best"
+        or any(watches(optimiser) for optimiser in (*inner, *outer))
+    )
 
 
-def classes_of(model: Model) -> int | None:
-    """Return how many classes a model tells apart; None where it learns without labels."""
-    if isinstance(model, GenerativeDBN):
-        return model.memory.classes
-    top = model.layers[-1] if isinstance(model, DBN) else model
-    return top.classes if isinstance(top, Softmax) else None
-
-
-def classifies(model: Model) -> bool:
+def classifies(model: Model) -> TypeGuard[Net | GenerativeDBN]:
     """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
-    return classes_of(model) is not None
+    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None

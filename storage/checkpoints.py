@@ -6,6 +6,7 @@ match, does not count.
 """
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any, Self
 
@@ -171,25 +172,49 @@ def _numbered(directory: str) -> list[str]:
     return sorted(names, key=int)
 
 
-def latest(directory: str) -> Checkpoint | None:
-    """Return the newest complete checkpoint below a directory; None if there is none."""
+def latest(
+    directory: str, serves: Callable[[Checkpoint], bool] = lambda found: True
+) -> Checkpoint | None:
+    """Return the newest complete checkpoint below a directory that ``serves``; None without one."""
     for name in reversed(_numbered(directory)):
         found = read(stores.join(directory, name))
-        if found is not None:
+        if found is not None and serves(found):
             return found
     return None
 
 
-def prune(directory: str, keep: int) -> None:
+def prune(
+    directory: str, keep: int, needs: Callable[[int], int | None] = lambda index: None
+) -> None:
     """Remove all that is older than the ``keep`` newest complete checkpoints; at least one stays.
 
     What is newer than the newest complete one stays as well: it may still be being written.
+
+    Parameters
+    ----------
+    needs
+        Given the rounds of a checkpoint that is kept, those of one to be kept with it.
     """
     names = _numbered(directory)
-    kept = 0
+    kept, needed = 0, set[int | None]()
     while names and kept < max(keep, 1):
-        kept += read(stores.join(directory, names.pop())) is not None
+        name = names.pop()
+        if read(stores.join(directory, name)) is not None:
+            kept += 1
+            needed.add(needs(int(name)))
     for name in names if kept else ():
-        # First what completes it, so that a removal that is interrupted leaves nothing whole.
-        stores.remove(stores.join(directory, name, DOCUMENT))
-        stores.remove(stores.join(directory, name))
+        if int(name) not in needed:
+            _remove(stores.join(directory, name))
+
+
+def remove_after(directory: str, index: int) -> None:
+    """Remove every checkpoint, complete or not, after more than ``index`` rounds."""
+    for name in _numbered(directory):
+        if int(name) > index:
+            _remove(stores.join(directory, name))
+
+
+def _remove(url: str) -> None:
+    """Remove a checkpoint: first what completes it, so that nothing whole is left half-way."""
+    stores.remove(stores.join(url, DOCUMENT))
+    stores.remove(url)

@@ -1,25 +1,37 @@
 """Ingest: other formats into Zarr with the default layout, in memory bounded by a block of rows."""
 
+from collections.abc import Callable, Mapping
+
 from deepstrata.schemas.datasets import DatasetSchema, Variable
 from deepstrata.schemas.errors import SchemaError
+from deepstrata.schemas.formats import Option, declared
 from deepstrata.storage import writing
 from deepstrata.storage.datasets import describe, open_dataset
 from deepstrata.storage.encoding import stored_as
 from deepstrata.storage.formats import FORMATS, Content
 
 
-def _open(format: str, source: str | None, sample_dim: str | None) -> Content:
+def _open(
+    format: str, source: str | None, sample_dim: str | None, options: Mapping[str, Option]
+) -> Content:
     if format not in FORMATS:
         there = ", ".join(sorted(FORMATS))
         raise SchemaError(f"unknown format {format!r}; expected one of: {there}")
-    content = FORMATS[format](source, sample_dim)
+    opener: Callable[..., Content] = FORMATS[format]
+    checked = declared(format, dict(options))
+    content = opener(source, sample_dim, *([] if checked is None else [checked]))
     for name, variable in content.template.variables.items():
         stored_as(str(name), variable, content.sample_dim)
     return content
 
 
 def ingest(
-    format: str, source: str | None, dest: str, *, sample_dim: str | None = None
+    format: str,
+    source: str | None,
+    dest: str,
+    *,
+    sample_dim: str | None = None,
+    **options: Option,
 ) -> DatasetSchema:
     """Write a source of another format to a Zarr store.
 
@@ -33,6 +45,8 @@ def ingest(
         Of the store. An incomplete one is replaced; anything else there is in the way.
     sample_dim
         Dimension that counts samples; the format's default otherwise.
+    **options
+        Of the format: see ``deepstrata.schemas.formats``.
 
     Returns
     -------
@@ -43,11 +57,13 @@ def ingest(
     ------
     SchemaError
         The format is unknown, or the source is not of it, truncated or empty.
+    DeclarationError
+        The format has no such option, or a value does not fit.
     StorageError
         The source is not there, or the store cannot be written. What was begun at ``dest`` is
         removed, or left incomplete where that is not possible; it never looks whole.
     """
-    content = _open(format, source, sample_dim)
+    content = _open(format, source, sample_dim, options)
     with content.template:
         try:
             _write(content, dest)
@@ -74,7 +90,7 @@ def _write(content: Content, dest: str) -> None:
 
 
 def describe_source(
-    format: str, source: str | None, sample_dim: str | None = None
+    format: str, source: str | None, sample_dim: str | None = None, **options: Option
 ) -> DatasetSchema:
     """Describe what ``ingest`` would write, from headers alone.
 
@@ -82,10 +98,10 @@ def describe_source(
 
     Raises
     ------
-    SchemaError, StorageError
+    SchemaError, DeclarationError, StorageError
         As ``ingest`` does, as far as headers tell.
     """
-    content = _open(format, source, sample_dim)
+    content = _open(format, source, sample_dim, options)
     with content.template as template:
         layout = writing.layout_of(template, content.sample_dim)
         schema = describe(template, content.sample_dim)

@@ -3,11 +3,12 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 
 from deepstrata.pipelines.cli.group import cli
-from deepstrata.pipelines.cli.options import memory_size
+from deepstrata.pipelines.cli.options import format_option, memory_size
 
 
 @cli.command(
@@ -15,6 +16,10 @@ from deepstrata.pipelines.cli.options import memory_size
     deepstrata ingest idx mnist/ mnist.zarr
     deepstrata ingest csv table.csv table.zarr
     deepstrata ingest netcdf air.nc air.zarr --sample-dim time
+    deepstrata ingest images photos/ photos.zarr --option size=[32,32]
+    deepstrata ingest wav fsdd/ fsdd.zarr --option 'names=(?P<label>[0-9])_(?P<speaker>[a-z]+)'
+    deepstrata ingest svmlight reviews/ reviews.zarr --option features=5000
+    deepstrata ingest hdf5 usps.h5 usps.zarr
     deepstrata ingest digits - digits.zarr
 """
 )
@@ -22,17 +27,39 @@ from deepstrata.pipelines.cli.options import memory_size
 @click.argument("source")
 @click.argument("dest")
 @click.option("--sample-dim", metavar="NAME", help="Dimension that counts samples.")
-def ingest(format: str, source: str, dest: str, sample_dim: str | None) -> None:
+@format_option
+def ingest(
+    format: str, source: str, dest: str, sample_dim: str | None, options: dict[str, Any]
+) -> None:
     """Write files of another format as Zarr, in shards of a good size.
 
-    DEST becomes a Zarr v3 group. FORMAT is one of idx (the four files of an MNIST-like set,
-    gzipped or not), npy, npz, csv,
-    netcdf, zarr and digits (scikit-learn's, which need no SOURCE: give "-").
+    DEST becomes a Zarr v3 group. FORMAT is one of
+
+    \b
+      idx       the four files of an MNIST-like set, gzipped or not
+      npy, npz  one array of NumPy, or several
+      csv       a table with a header, gzipped or not
+      netcdf, zarr
+      hdf5      arrays of one group, or of groups alike such as train and test
+                options: groups, variables
+      images    a folder for each class; options: size, mode
+      wav       recordings, as spectrograms in dB
+                options: frame, hop, frames, rate, floor
+      svmlight  sparse text, one file or several; options: features, zero_based
+      digits    scikit-learn's, which need no SOURCE: give "-"
+
+    images, wav and svmlight take the options names and test too: regular expressions that find
+    variables, and the test set, in the paths of files; images and wav take shuffle.
+    docs/formats.md says more.
     """
     from deepstrata.pipelines.report.terminal import console_for, schema_table
+    from deepstrata.schemas.formats import declared
     from deepstrata.storage.ingest import ingest as write
 
-    schema = write(format, None if source == "-" else source, dest, sample_dim=sample_dim)
+    if options:
+        declared(format, options)
+    path = None if source == "-" else source
+    schema = write(format, path, dest, sample_dim=sample_dim, **options)
     console_for(sys.stdout).print(schema_table(schema, dest))
 
 

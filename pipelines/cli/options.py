@@ -13,12 +13,13 @@ TLS = "deepstrata.tls"
 
 
 def _changes(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, Any]:
-    """Parse ``stage.field=value`` pairs; a value is JSON, or else text."""
+    """Parse ``NAME=VALUE`` pairs; a value is JSON, or else text."""
     changes: dict[str, Any] = {}
     for text in values:
         field, equals, value = text.partition("=")
         if not equals or not field:
-            raise click.BadParameter(f"{text!r}: expected stage.field=value", param=option)
+            form = str(option.metavar).lower()
+            raise click.BadParameter(f"{text!r}: expected {form}", param=option)
         try:
             changes[field] = json.loads(value)
         except ValueError:
@@ -43,6 +44,15 @@ set_option = click.option(
     callback=_changes,
     help="Declare a field anew, such as pretrain.epochs=5, source.path=x.zarr or seed=1. "
     "VALUE is JSON or else text. May be given several times.",
+)
+format_option = click.option(
+    "--option",
+    "options",
+    metavar="NAME=VALUE",
+    multiple=True,
+    callback=_changes,
+    help="Option of the format, such as rate=8000. VALUE is JSON or else text. May be given "
+    "several times.",
 )
 data_option = click.option(
     "--data", metavar="PATH", help="Read this instead of the path that the pipeline names."

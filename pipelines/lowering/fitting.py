@@ -1,4 +1,4 @@
-"""Training stages: a stack of RBMs one by one, a whole net by backpropagation."""
+"""Training stages: layers one by one, a whole net by backpropagation or up-down."""
 
 import time
 
@@ -6,6 +6,7 @@ import xarray as xr
 
 from deepstrata.ops import models
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
+from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import write_codes
 from deepstrata.pipelines.lowering.table import lower
@@ -14,7 +15,15 @@ from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import DBN, RBM, GenerativeDBN, Model
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+    Trainable,
+)
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
@@ -46,30 +55,39 @@ def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
 
 def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     """Return the trainings of a stage, from the bottom up."""
-    found, visible = [], context.visible
-    for i, rbm in enumerate(stage.rbms):
+    found, visible, count = [], context.visible, len(stage.pretrained)
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
         name = f"{stage.name}/layer-{i}"
-        units = rbm.visible_units if i == 0 and isinstance(rbm, RBM) else None
         found.append(
             Training(
                 name=name,
-                part=f"layer {i + 1} of {len(stage.rbms)}" if len(stage.rbms) > 1 else "",
+                part=f"layer {i + 1} of {count}" if count > 1 else "",
                 settings=Learning(
-                    rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
+                    layer, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=context.feed._replace(visible_units=units),
+                feed=context.feed._replace(visible_units=visible_units(layer) if i == 0 else None),
                 grid=context.grid,
                 counts=context.counts,
                 epochs=stage.epochs,
                 monitor=stage.monitor,
                 every=stage.checkpoint_rounds,
                 url=training_url(context, name, key),
+                control=Control.of(stage),
             )
         )
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return found
+
+
+def visible_units(model: Trainable) -> str | None:
+    """Return ``bernoulli`` where a model learns from values in [0, 1] only."""
+    if isinstance(model, GenerativeDBN):
+        return model.layers[0].visible_units
+    if isinstance(model, Autoencoder):
+        return "bernoulli" if model.loss == "cross_entropy" else None
+    return model.visible_units if isinstance(model, RBM) else None
 
 
 @lower.register
@@ -94,15 +112,15 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
     for i, training in enumerate(trainings):
         if i:
             feed = feed._replace(
-                below=(*feed.below, Below(stage.rbms[i - 1], saved[-1])), visible_units=None
+                below=(*feed.below, Below(stage.pretrained[i - 1], saved[-1])), visible_units=None
             )
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
         layer, trained = _finish(context, training._replace(feed=feed))
         saved.append(layer)
         examples += trained.examples
-        last = (trained.history["epoch"] or [{}])[-1]
-        metrics |= {f"layer_{i}_{k}": v for k, v in last.items() if "squared_error" in k}
+        found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
+        metrics |= {f"layer_{i}_{k}": v for k, v in found.items()}
     _remember(stage, context, key, saved)
     return StageRecord(
         name=stage.name,
@@ -117,16 +135,25 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
 
 def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -> None:
     """Put the trained layers together to one model that later stages go on from."""
-    model: Model = stage.model
-    whole = saved[0]
-    if not isinstance(model, RBM):
-        if isinstance(model, DBN):
-            model = model.model_copy(update={"layers": stage.rbms})
+    model, whole = stage.model, saved[0]
+    if stage.pretrained != (model,):
+        model = _stack(stage)
         params = models.assemble(model, tuple(layer.load() for layer in saved))
         like = models.assemble(model, tuple(layer.like for layer in saved))
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
         whole = Saved(url, checkpoints.save_part(url, params), like)
     context.trained[stage.name] = TrainedModel(model, whole, key)
+
+
+def _stack(stage: Pretrain) -> Model:
+    """Return the model that the layers of a stage are, once they are trained."""
+    if isinstance(stage.model, GenerativeDBN):
+        return stage.model
+    stack = {"layers": stage.pretrained}
+    if isinstance(stage.model, Layered):
+        return stage.model.model_copy(update=stack)
+    # The RBMs of an autoencoder are a deep belief net until they are unrolled.
+    return DBN.model_validate(stack)
 
 
 def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:
@@ -156,7 +183,6 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     parent = context.trained[start.name] if start else None
     key = stage_digest(stage, context.chain, parent.key if parent else "")
     model = context.pipeline.model_of(stage)
-    units = model.layers[0].visible_units if isinstance(model, GenerativeDBN) else None
     training = Training(
         name=stage.name,
         part="",
@@ -168,13 +194,14 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.stage_key(stage.name),
             context.feed.backend,
         ),
-        feed=context.feed._replace(visible_units=units),
+        feed=context.feed._replace(visible_units=visible_units(model)),
         grid=context.grid,
         counts=context.counts,
         epochs=stage.epochs,
         monitor=stage.monitor,
         every=stage.checkpoint_rounds,
         url=training_url(context, stage.name, key),
+        control=Control.of(stage),
     )
     like = param_shapes(training.settings)
     done = context.finished(stage.name, key)
@@ -183,9 +210,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
-    if parent is not None and isinstance(model, GenerativeDBN):
-        training = training._replace(start=parent.params)
-    if parent is not None and isinstance(model, DBN):
+    if parent is not None:
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
@@ -193,14 +218,13 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
     saved, trained = _finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
-    last = (trained.history["epoch"] or [{}])[-1]
     return StageRecord(
         name=stage.name,
         kind=stage.kind,
         key=key,
         seconds=time.perf_counter() - started,
         examples=trained.examples,
-        metrics={k: v for k, v in last.items() if k.startswith(("train_", "validation_"))},
+        metrics=trained.results,
         outputs={"params": saved.digest},
     )
 

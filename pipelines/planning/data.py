@@ -146,7 +146,7 @@ def _of_files(pipeline: Pipeline) -> Data:
     """Describe the store that ``ingest`` will make: all its variables have the same shards."""
     source = pipeline.source
     assert isinstance(source, FileSource)
-    schema = describe_source(source.format, source.path)
+    schema = describe_source(source.format, source.path, source.sample_dim, **source.options)
     where = f"{source.format} {source.path or ''}".strip()
     features = schema.variable(source.features, where)
     samples, visible, itemsize = _lengths(features)

@@ -8,6 +8,7 @@ from typing import Any
 
 from deepstrata.ops import models
 from deepstrata.pipelines.context import PASS_SHARDS
+from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.lowering.fitting import stores_activations
 from deepstrata.pipelines.planning import memory
@@ -21,7 +22,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Learner
+from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -35,6 +36,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.schemas.trees import nbytes
@@ -146,13 +148,13 @@ def _(stage: Scale | Standardise, pipeline: Pipeline, found: Data) -> list[Step]
 @estimate.register
 def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
-    for i, rbm in enumerate(stage.rbms):
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
-        step = _training(name, stage, rbm, optimiser, visible, found, 4 * visible * stored)
+        step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
         steps.append(_after_storing(step, found, visible) if stored else step)
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return steps
 
 
@@ -178,7 +180,7 @@ def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
 def _training(
     name: str,
     stage: Pretrain | FineTune,
-    model: Learner,
+    model: Trainable,
     optimiser: Optimiser,
     visible: int,
     found: Data,
@@ -216,13 +218,13 @@ def _training(
         rounds=stage.epochs * len(epoch),
         tasks=stage.epochs * (_graph_tasks(epoch, replicas) + 2),
         graph_tasks=_largest_window(epoch, stage, replicas) + 2 * (1 + replicas),
-        bytes_written=checkpoint * KEEP,
+        bytes_written=checkpoint * KEEP * (2 if stage.keep == "best" else 1),
         peak=whole(mix.buffer),
         places=places,
         place_bytes=peak(mix.buffer).place,
         checkpoint=checkpoint,
         weights=weights.params // 4,
-        note=f"{strategy.steps} steps a round" if isinstance(strategy, LocalSteps) else "",
+        note=f"{_steps(strategy)}{describe(stage)}",
         shuffle=Shuffle(
             local=isinstance(strategy, LocalSteps),
             mix=mix,
@@ -231,6 +233,10 @@ def _training(
         ),
         **_read(reading, stage.epochs),
     )
+
+
+def _steps(strategy: Strategy) -> str:
+    return f"{strategy.steps} steps a round, " if isinstance(strategy, LocalSteps) else ""
 
 
 def _mix(strategy: Strategy, counts: list[int]) -> Mix:
@@ -270,7 +276,7 @@ def _largest_window(epoch: list[Round], stage: Pretrain | FineTune, replicas: in
     return max(
         (
             _graph_tasks(window, replicas) + 2 * sum(1 for r in window if r.ends_epoch)
-            for window in windows(some, stage.checkpoint_rounds)
+            for window in windows(some, stage.checkpoint_rounds, decides(stage))
         ),
         default=0,
     )
@@ -290,8 +296,12 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width = models.code_width(model, found.visible, None)
     peak = memory.pass_peak(found, width)
+    names = list(stage.parts)
+    if stage.pca is not None:
+        names += ["train", *stage.parts]
+        peak += 4 * 8 * found.visible**2  # products of features in float64, merged
     reading, shards = Reading(0, 0, 0), 0
-    for part in (PARTS.index(name) for name in stage.parts):
+    for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
         some = some if found.exact else list(range(len(found.grid)))
         once = found.reading(some)

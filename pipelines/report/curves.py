@@ -32,7 +32,9 @@ KINDS = {
     "squared_error": _Kind("Reconstruction error", "squared, summed over a sample"),
     "loss": _Kind("Loss", "cross-entropy, nats per sample"),
     "error": _Kind("Errors", "% of samples misclassified", True),
+    "learning_rate": _Kind("Learning rate", "when a round begins"),
 }
+RATE = "learning_rate"  #: drawn where it is not always the same
 GAP_KIND = _Kind("Free-energy gap", "validation minus training, nats per sample")
 
 
@@ -50,7 +52,7 @@ def _charts(node: "xr.Dataset") -> list[Chart]:
     names = dict.fromkeys(filter(None, (_base(node, str(name)) for name in node.data_vars)))
     charts = []
     for name in sorted(names, key=[*KINDS, *names].index):
-        if name in UNDRAWN:
+        if name in UNDRAWN or (name == RATE and np.ptp(node[RATE].values) == 0):
             continue
         kind = KINDS.get(name, _Kind(name.replace("_", " ").capitalize(), "mean over samples"))
         series = [*_rounds(node, name), *_monitors(node, name)]

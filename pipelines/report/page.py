@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import deepstrata
 from deepstrata.pipelines.report import Report
@@ -25,6 +26,9 @@ from deepstrata.pipelines.report.pictures import (
 )
 from deepstrata.pipelines.visualize import draw_pipeline
 from deepstrata.schemas.runs import RunManifest, StageRecord
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 HEADLINES = ("test_error", "validation_error", "test_squared_error", "validation_squared_error")
 MEASURED = ("train", "validation", "test")
@@ -118,8 +122,17 @@ def _curves(report: Report) -> Markup:
     for path, charts in sorted(nodes, key=lambda n: order.get(n[0].split("/")[0], len(order))):
         figures = join(line_chart(chart) for chart in charts)
         if figures:
-            parts += [tag("h3", _node_title(path)), tag("div", figures, class_="curves")]
+            parts += [tag("h3", _node_title(path)), _kept(report.history[path].to_dataset())]
+            parts.append(tag("div", figures, class_="curves"))
     return _section("Learning curves", *parts)
+
+
+def _kept(node: "xr.Dataset") -> Markup:
+    """Say which epoch's parameters were kept, where that was chosen."""
+    if "kept_epoch" not in node:
+        return Markup("")
+    kept, last = int(node["kept_epoch"][-1]), int(node["epoch_end"][-1])
+    return tag("p", f"The parameters of epoch {kept} of {last} were kept.", class_="note")
 
 
 def _node_title(path: str) -> str:

@@ -58,14 +58,17 @@ def _template(headers: dict[str, Header], dim: str, where: Path) -> xr.Dataset:
         raise SchemaError(f"{where}: expected as many rows in each array, found {found}")
     return xr.Dataset(
         {
-            name: placeholder(_dims(dim, name, shape), shape, dtype.newbyteorder("="))
+            name: placeholder(own_dims(dim, name, shape), shape, dtype.newbyteorder("="))
             for name, (dtype, shape) in headers.items()
         }
     )
 
 
-def _dims(dim: str, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    # Arrays of one file may differ in what is not the rows, so their dimensions have own names.
+def own_dims(dim: str, name: str, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Name the dimensions of one array of several in a file.
+
+    They may differ in what is not the rows, so the names of these dimensions begin with theirs.
+    """
     first, *rest = row_dims(dim, shape)
     return (first, *(f"{name}_{other}" for other in rest))
 

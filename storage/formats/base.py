@@ -33,7 +33,10 @@ class Content(NamedTuple):
 
 
 class Format(Protocol):
-    """Opens a source; memory is bounded by a block of rows, whatever the size of the source."""
+    """Opens a source; memory is bounded by a block of rows, whatever the size of the source.
+
+    A format with options takes their declaration as one argument more.
+    """
 
     def __call__(self, source: str | None, sample_dim: str | None) -> Content:
         """Open a source.

@@ -24,9 +24,9 @@ from deepstrata.storage.formats.base import (
     placeholder,
     required,
 )
+from deepstrata.storage.formats.classes import MOST_CLASSES, flag_attrs, is_whole
 
 LABELS = ("label", "class", "target")
-MOST_CLASSES = 1000
 
 
 class Table(NamedTuple):
@@ -70,8 +70,7 @@ def open_csv(source: str | None, sample_dim: str | None) -> Content:
     if table.label is not None:
         attrs: dict[str, Any] = {"long_name": table.columns[table.label]}
         if table.classes is not None:
-            attrs["flag_values"] = list(range(len(table.classes)))
-            attrs["flag_meanings"] = " ".join("_".join(name.split()) for name in table.classes)
+            attrs |= flag_attrs(table.classes)
         variables["label"] = placeholder((dim,), shape[:1], np.int64, **attrs)
     names = np.array([table.columns[i] for i in table.features], dtype=np.dtypes.StringDType())
     template = xr.Dataset(variables).assign_coords(feature=("feature", names.astype(object)))
@@ -121,16 +120,12 @@ def _is_number(text: str) -> bool:
 def _classes(
     path: Path, columns: tuple[str, ...], label: int | None, found: set[str]
 ) -> tuple[str, ...] | None:
-    if label is None or all(_is_whole(text) for text in found):
+    if label is None or all(is_whole(text) for text in found):
         return None
     if "" in found or len(found) > MOST_CLASSES:
         what = "empty cells" if "" in found else f"more than {MOST_CLASSES} different values"
         raise SchemaError(f"{path}: column {columns[label]!r}: expected labels, found {what}")
     return tuple(sorted(found))
-
-
-def _is_whole(text: str) -> bool:
-    return text.removeprefix("-").isascii() and text.removeprefix("-").isdigit()
 
 
 def _blocks(table: Table, rows: int) -> Iterator[Rows]:

@@ -10,14 +10,17 @@ from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.keys import Key
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
 from deepstrata.schemas.models import (
     DBN,
     RBM,
     AssociativeMemory,
-    Dense,
+    Autoencoder,
     GenerativeDBN,
-    Softmax,
+    Layered,
+    Network,
 )
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
@@ -28,6 +31,7 @@ MODELS = [
     RBM(hidden=7),
     RBM(hidden=70, gibbs_steps=3, sparsity_target=0.1, sparsity_cost=0.1),
     RBM(hidden=7, visible_units="gaussian"),
+    RBM(hidden=4, hidden_units="gaussian"),
     RBM(hidden=7, persistent=True, chains=9),
     RBM(hidden=7, persistent=True, chains=9, visible_units="gaussian", gibbs_steps=2),
     DBN(layers=(Softmax(classes=3),)),
@@ -44,12 +48,50 @@ MODELS = [
     MEMORY,
     GenerativeDBN(layers=(RBM(hidden=7), RBM(hidden=6)), memory=MEMORY),
     GenerativeDBN(layers=(RBM(hidden=7, visible_units="gaussian"),), memory=MEMORY),
+    Network(layers=(RBM(hidden=7), Dense(units=6, activation="softplus"), Softmax(classes=3))),
+    Network(
+        layers=(
+            Dense(units=8, activation="scaled_tanh"),
+            Dropout(rate=0.2),
+            Flatten(),
+            Dense(units=6, activation="linear"),
+            Activation(function="relu"),
+            Softmax(classes=3),
+        )
+    ),
+    Network(
+        layers=(
+            Autoencoder(encoder=(Dense(units=9),), tied=True),
+            Autoencoder(encoder=(RBM(hidden=7), Dense(units=6, activation="tanh"))),
+            Softmax(classes=3),
+        )
+    ),
+    Autoencoder(encoder=(Dense(units=7),), tied=True, noise=MaskingNoise()),
+    Autoencoder(
+        encoder=(Dense(units=70), Dense(units=8, activation="tanh")),
+        tied=True,
+        loss="cross_entropy",
+        noise=SaltAndPepperNoise(rate=0.3),
+        corrupted_weight=1.5,
+        intact_weight=0.5,
+    ),
+    Autoencoder(
+        encoder=(RBM(hidden=9), RBM(hidden=8, hidden_units="gaussian")), loss="cross_entropy"
+    ),
+    Autoencoder(
+        encoder=(Dense(units=8, activation="relu"), Dropout(rate=0.1)),
+        decoder=(Dense(units=9, activation="tanh"), Dense(units=V, activation="linear")),
+        noise=GaussianNoise(),
+        sparsity_cost=1e-3,
+    ),
+    Autoencoder(encoder=(Dense(units=9, activation="tanh"),), contraction_cost=1e-3),
+    Autoencoder(encoder=(Dense(units=9),), tied=True, loss="cross_entropy", contraction_cost=1e-3),
 ]
 NAMES = [f"{i}-{model.kind}" for i, model in enumerate(MODELS)]
 
 
 def is_gaussian(model):
-    first = model.layers[0] if isinstance(model, DBN | GenerativeDBN) else model
+    first = model.layers[0] if isinstance(model, Layered | GenerativeDBN) else model
     return getattr(first, "visible_units", None) == "gaussian"
 
 
@@ -68,7 +110,7 @@ def make_batch(model, n=N, masked=False):
 
 def start(model):
     """Return parameters that ``gradient`` takes, and a carry."""
-    if isinstance(model, DBN):
+    if isinstance(model, Layered):
         return models.start_net(model, None, V, KEY), models.carry(model, V, KEY)
     return models.init(model, V, KEY), models.carry(model, V, KEY)
 
@@ -172,7 +214,7 @@ class TestModel:
         state = optimisers.init(optimiser, params)
         batch = make_batch(model, 120)
         before = tree_map(np.copy, (params, state, carry))
-        measure = "loss" if isinstance(model, DBN) else "squared_error"
+        measure = "loss" if isinstance(model, Layered) else "squared_error"
         now = (params, state, carry)
         for epoch in range(60):
             rates = optimisers.rates(optimiser, epoch)

@@ -1,5 +1,7 @@
 """What every optimiser and schedule must do; a new one is one line in a list."""
 
+import warnings
+
 import array_api_strict
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from deepstrata.ops import optimisers
 from deepstrata.ops.optimisers import Rates
 from deepstrata.ops.random import normal
+from deepstrata.pipelines import control
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.optimisers import (
     SGD,
@@ -15,7 +18,9 @@ from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,
     Linear,
+    ReduceOnPlateau,
     Steps,
+    WarmUp,
 )
 from deepstrata.schemas.trees import ArraySpec, leaves, tree_map
 
@@ -29,6 +34,12 @@ OPTIMISERS = [
     Adagrad(learning_rate=0.5, weight_decay=0.01),
     Adam(learning_rate=0.05),
     Adam(learning_rate=0.05, beta1=0.5, beta2=0.9, weight_decay=0.01),
+    SGD(learning_rate=0.1, clip_norm=0.8, weight_decay=0.01),
+    SGD(learning_rate=0.1, momentum=0.9, clip_norm=0.8),
+    SGD(learning_rate=0.1, momentum=0.9, nesterov=True, clip_value=0.3),
+    Adagrad(learning_rate=0.5, clip_norm=0.8),
+    Adam(learning_rate=0.05, clip_norm=0.8, weight_decay=0.01),
+    Adam(learning_rate=0.05, clip_value=0.3),
 ]
 NAMES = [f"{i}-{optimiser.kind}" for i, optimiser in enumerate(OPTIMISERS)]
 NEEDS_TORCH = "torch is the oracle; install deepstrata[oracle]"
@@ -70,6 +81,7 @@ class TestOptimiser:
             settings["eps"] = settings.pop("epsilon")
         if "beta1" in settings:
             settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
+        clip_norm, clip_value = settings.pop("clip_norm"), settings.pop("clip_value")
         settings["lr"], decay = settings.pop("learning_rate"), settings.pop("weight_decay")
         tensors = [torch.tensor(leaf) for leaf in leaves(params(np.float64))]
         groups = [
@@ -80,6 +92,10 @@ class TestOptimiser:
         for step in range(5):
             for tensor, total in zip(tensors, leaves(totals(step, np.float64)), strict=True):
                 tensor.grad = torch.tensor(total / N)
+            if clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(tensors, clip_norm)
+            if clip_value is not None:
+                torch.nn.utils.clip_grad_value_(tensors, clip_value)
             peer.step()
         for found, wanted in zip(leaves(walk(optimiser, 5, np.float64)[0]), tensors, strict=True):
             np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-10, atol=1e-12)
@@ -159,6 +175,50 @@ def test_schedules_agree_with_torch_at_whole_epochs(schedule, name, settings):
         peer.step()
 
 
+def test_a_warm_up_agrees_with_torch():
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    schedulers = torch.optim.lr_scheduler
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    rise = schedulers.LinearLR(optimiser, start_factor=0.1, total_iters=4)
+    fall = schedulers.CosineAnnealingLR(optimiser, T_max=6, eta_min=0.1)
+    with warnings.catch_warnings():  # torch's own: it calls a scheduler in a way it deprecates
+        warnings.simplefilter("ignore", UserWarning)
+        peer = schedulers.SequentialLR(optimiser, [rise, fall], milestones=[4])
+        schedule = WarmUp(start=0.08, epochs=4, then=Cosine(start=0.8, end=0.1, epochs=6))
+        for epoch in range(10):
+            value = optimisers.schedule_value(schedule, float(epoch))
+            assert value == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9), epoch
+            optimiser.step()
+            peer.step()
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+@pytest.mark.parametrize("min_delta", [0.0, 0.5])
+def test_plateaus_agree_with_torch(patience, min_delta):
+    torch = pytest.importorskip("torch", reason=NEEDS_TORCH)
+    scores = [5, 4, 4.2, 4.1, 3.9, 3.8, 3.8, 3.7, 3, 3.5, 3.5, 3.5, 3.5, 3.5, 3.5, 2.9, 3, 3, 3, 3]
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=0.8)
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser,
+        factor=0.5,
+        patience=patience,
+        threshold=min_delta,
+        threshold_mode="abs",
+        min_lr=0.03,
+    )
+    schedule = ReduceOnPlateau(
+        start=0.8, factor=0.5, patience=patience, min_delta=min_delta, minimum=0.03
+    )
+    rates = []
+    for epoch in range(len(scores)):
+        now = control.settled(SGD(learning_rate=schedule), scores[:epoch])
+        rates.append(optimisers.rates(now, epoch).learning_rate)
+        assert rates[-1] == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9), epoch
+        optimiser.step()
+        peer.step(scores[epoch])
+    assert rates[-1] < 0.8
+
+
 def test_schedules_are_functions_of_fractional_epochs():
     value = optimisers.schedule_value
     assert value(0.3, 7.5) == 0.3
@@ -168,6 +228,10 @@ def test_schedules_are_functions_of_fractional_epochs():
     assert value(Steps(values=(1, 2), boundaries=(1.5,)), 1.5) == 2
     assert value(Cosine(start=1, epochs=2), 1) == pytest.approx(0.5)
     assert value(Cosine(start=1, end=0.25, epochs=2), 5) == 0.25
+    assert value(WarmUp(epochs=2, then=0.6), 0.5) == pytest.approx(0.15)
+    assert value(WarmUp(epochs=2, then=0.6), 2) == 0.6
+    assert value(WarmUp(epochs=0.5, then=Exponential(start=1, decay=0.5)), 1.5) == 0.5
+    assert value(ReduceOnPlateau(start=1, factor=0.5, reductions=3), 7) == 0.125
     momentum = Steps(values=(0.5, 0.9), boundaries=(5,))
     assert optimisers.rates(SGD(learning_rate=0.2, momentum=momentum), 6) == Rates(0.2, 0.9)
     assert optimisers.rates(Adam(), 6) == Rates(0.001, 0.0)

@@ -10,7 +10,8 @@ from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams, hidden_mean, visible_mean
 from deepstrata.schemas.errors import DataError, DeclarationError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import DBN, RBM, Dense, Softmax
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.trees import ArraySpec, leaves, tree_map
 
 KEY, V, N = Key(4), 9, 11
@@ -81,13 +82,13 @@ def test_a_net_starts_from_pretrained_layers_and_a_small_softmax():
             np.testing.assert_array_equal(a, b)
     tuned = models.start_net(NET, fresh, V, Key(0))
     assert all(a is b for a, b in zip(leaves(tuned), leaves(fresh), strict=True))
-    specs = models.feed_forward(NET, models.shapes(NET, V))
+    specs = models.feed_forward(models.shapes(NET, V))
     assert [s.shape for s in leaves(specs)] == [a.shape for a in leaves(net)]
     assert all(isinstance(s, ArraySpec) for s in leaves(specs))
 
 
 def test_nets_that_cannot_start_are_refused():
-    with pytest.raises(DeclarationError, match="DBN with a Softmax"):
+    with pytest.raises(DeclarationError, match="a DBN or a Network with a Softmax"):
         models.start_net(DBN(layers=STACK), None, V, KEY)
     with pytest.raises(DeclarationError, match=r"layer 0 \(rbm\): expected weights \(10, 8\)"):
         models.start_net(NET, pretrained(), 10, KEY)
@@ -97,7 +98,7 @@ def test_codes_of_each_layer_before_and_after_fine_tuning():
     params, x = pretrained(), batch().x
     first = hidden_mean(params[0], x)
     second = hidden_mean(params[1], first)
-    net = models.feed_forward(NET, params)
+    net = models.feed_forward(params)
     for form in (params, net):
         np.testing.assert_array_equal(models.encode(NET, form, x, 0), first)
         np.testing.assert_array_equal(models.encode(NET, form, x, 1), second)
@@ -130,7 +131,7 @@ def test_encode_and_predict_leave_the_data_alone():
 
 
 def test_a_classifier_is_measured_by_its_predictions():
-    net, samples = models.feed_forward(NET, pretrained()), batch()
+    net, samples = models.feed_forward(pretrained()), batch()
     found = models.evaluate(NET, net, samples)
     p = models.predict(NET, net, samples.x)
     assert found["loss"] == pytest.approx(-np.log(p[np.arange(N), samples.labels]).sum(), rel=1e-4)

@@ -26,7 +26,18 @@ from deepstrata.storage import ingest, runs
 
 ROOT = Path(__file__).parents[2]
 CLIENT = SimpleNamespace(run=lambda *_, **__: None)
-COMMANDS = ("ingest", "recipes", "plan", "run", "resume", "show", "verify", "doctor", "schema")
+COMMANDS = (
+    "ingest",
+    "recipes",
+    "plan",
+    "run",
+    "resume",
+    "show",
+    "verify",
+    "export",
+    "doctor",
+    "schema",
+)
 
 
 def call(*arguments: str) -> Result:
@@ -131,7 +142,12 @@ def test_recipes_are_listed() -> None:
         (("resume", "no-such-run"), "no such run directory"),
         (("show", "."), "not a run directory"),
         (("verify", "a", "b"), "no such run directory"),
+        (("export", "nowhere", "a.onnx"), "not a model"),
         (("ingest", "no-such-format", "a", "b"), "no-such-format"),
+        (("ingest", "wav", "a", "b", "--option", "rat=8000"), "no field 'rat'"),
+        (("ingest", "wav", "a", "b", "--option", "source=8000"), "no field 'source'"),
+        (("ingest", "wav", "a", "b", "--option", "rate"), "expected name=value"),
+        (("ingest", "csv", "a", "b", "--option", "rate=8000"), "expected none, found rate"),
     ],
 )
 def test_bad_input_is_one_message_and_status_2(
@@ -187,14 +203,20 @@ def test_a_source_of_its_own_is_a_hyphen(monkeypatch: pytest.MonkeyPatch) -> Non
         variables=(Variable(name="x", dims=("sample",), dtype="f4", shape=(3,), chunks=(2,)),),
     )
 
-    def write(*arguments: Any, sample_dim: str | None) -> DatasetSchema:
-        seen.append((*arguments, sample_dim))
+    def write(*arguments: Any, sample_dim: str | None, **options: Any) -> DatasetSchema:
+        seen.append((*arguments, sample_dim, *options.items()))
         return schema
 
     monkeypatch.setattr(ingest, "ingest", write)
     assert "sample 3" in call("ingest", "digits", "-", "out.zarr").stdout
     call("ingest", "netcdf", "a.nc", "out.zarr", "--sample-dim", "time")
-    assert seen == [("digits", None, "out.zarr", None), ("netcdf", "a.nc", "out.zarr", "time")]
+    values = ("--option", "frame=256", "--option", "hop=0.5", "--option", "test=_[0-4]\\.wav$")
+    call("ingest", "wav", "a", "out.zarr", *values)
+    assert seen == [
+        ("digits", None, "out.zarr", None),
+        ("netcdf", "a.nc", "out.zarr", "time"),
+        ("wav", "a", "out.zarr", None, ("frame", 256), ("hop", 0.5), ("test", "_[0-4]\\.wav$")),
+    ]
 
 
 def test_a_run_ends_with_a_table(

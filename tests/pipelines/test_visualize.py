@@ -7,15 +7,18 @@ import pytest
 from deepstrata.pipelines.visualize import describe_model, draw_graph, draw_pipeline, draw_round
 from deepstrata.schemas.datasets import DatasetSource, FileSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import (
-    DBN,
-    RBM,
-    AssociativeMemory,
-    Dense,
-    GenerativeDBN,
-    Softmax,
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
 )
-from deepstrata.schemas.optimisers import SGD, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
@@ -119,13 +122,17 @@ def test_any_source(source: object) -> None:
         SGD(learning_rate=Linear(start=0.5, end=0.1, epochs=2)),
         SGD(learning_rate=Cosine(start=0.5, end=0.1, epochs=2)),
         SGD(learning_rate=Exponential(start=0.5, decay=0.9), momentum=0.5),
+        SGD(learning_rate=ReduceOnPlateau(start=0.5), clip_norm=2.5),
+        SGD(learning_rate=WarmUp(epochs=2, then=0.5), clip_value=2.5),
     ],
 )
 def test_any_optimiser(optimiser: object) -> None:
-    stages = (Scale(minimum=0), Pretrain(model=RBM(hidden=4), optimiser=optimiser))  # type: ignore[arg-type]
+    split = Split(validation=0.1)
+    stages = (split, Scale(minimum=0), Pretrain(model=RBM(hidden=4), optimiser=optimiser))  # type: ignore[arg-type]
     shown = " ".join(texts(draw_pipeline(pipeline(stages=stages)).svg))
     assert type(optimiser).__name__ in shown
     assert "rate 0.5" in shown or "rate 0.001" in shown
+    assert ("clipped at 2.5" in shown) == bool(optimiser.clip_norm or optimiser.clip_value)  # type: ignore[attr-defined]
 
 
 def test_a_round_is_what_the_strategy_writes() -> None:

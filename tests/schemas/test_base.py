@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from deepstrata.schemas._base import Declaration, Document, explain
 from deepstrata.schemas.datasets import DatasetSchema, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, Softmax
+from deepstrata.schemas.layers import Softmax
+from deepstrata.schemas.models import DBN, RBM
 from deepstrata.schemas.optimisers import SGD, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import Evaluate, Pretrain
 
-KINDS = "the kinds 'rbm', 'dbn', 'generative_dbn'"
 SCHEMA = {"sample_dim": "time", "variables": []}
 PIPELINE = {"name": "p", "source": {"kind": "zarr", "path": "x", "features": "f"}, "stages": []}
 MANIFEST = {"run": "r", "pipeline": PIPELINE, "started": "now", "environment": {"bits": {}}}
@@ -34,6 +34,9 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     with pytest.raises(ValidationError) as refused:
         kind(**fields)
     return explain(refused.value, where).splitlines()
+
+
+KINDS = "'rbm', 'autoencoder', 'dbn', 'generative_dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)
@@ -141,11 +144,11 @@ def test_every_problem_has_a_line() -> None:
         ({"hidden": 3}, "model: expected a field 'kind' that says what this is, found none"),
         (
             {"kind": "svm"},
-            f"model: expected one of {KINDS}, found 'svm'",
+            f"model: expected one of the kinds {KINDS}, found 'svm'",
         ),
         (
             Softmax(classes=2),
-            f"model: expected one of {KINDS}, found 'softmax'",
+            f"model: expected one of the kinds {KINDS}, found 'softmax'",
         ),
         ("rbm", "model: expected a declaration, or a mapping of its fields (found 'rbm')"),
         ({"kind": "rbm"}, "model.hidden: expected a value, found none"),

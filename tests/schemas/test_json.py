@@ -16,19 +16,23 @@ from deepstrata.schemas.datasets import (
     Variable,
     ZarrSource,
 )
-from deepstrata.schemas.models import (
-    DBN,
-    RBM,
-    AssociativeMemory,
-    Dense,
-    GenerativeDBN,
-    Model,
-    Softmax,
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN, Model
+from deepstrata.schemas.optimisers import (
+    SGD,
+    Adagrad,
+    Adam,
+    Cosine,
+    Exponential,
+    Linear,
+    ReduceOnPlateau,
+    Steps,
+    WarmUp,
 )
-from deepstrata.schemas.optimisers import SGD, Adagrad, Adam, Cosine, Exponential, Linear, Steps
 from deepstrata.schemas.pipelines import RESERVED, Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -45,9 +49,18 @@ PIPELINE = Pipeline(
     source=ZarrSource(path="air.zarr", features="air", labels="kind"),
     stages=(
         Apply(function=math.floor),
-        Split(test=0.2),
-        Pretrain(model=DBN(layers=(RBM(hidden=4), Softmax(classes=2)))),
-        FineTune(optimiser=SGD(learning_rate=Linear(start=0.1, end=0.01, epochs=5))),
+        Split(validation=0.1, test=0.2),
+        Pretrain(
+            model=DBN(layers=(RBM(hidden=4), Softmax(classes=2))),
+            early_stopping=EarlyStopping(patience=3, min_delta=0.1),
+            keep="best",
+            optimiser=Adam(
+                learning_rate=WarmUp(epochs=2, then=ReduceOnPlateau(start=0.1)), clip_norm=1.0
+            ),
+        ),
+        FineTune(
+            metric="error", optimiser=SGD(learning_rate=Linear(start=0.1, end=0.01, epochs=5))
+        ),
     ),
 )
 
@@ -79,6 +92,7 @@ RATES = st.one_of(
     st.builds(Linear, start=NOT_NEGATIVE, end=NOT_NEGATIVE, epochs=POSITIVE),
     st.builds(Exponential, start=NOT_NEGATIVE, decay=POSITIVE),
     st.builds(Cosine, start=NOT_NEGATIVE, end=NOT_NEGATIVE, epochs=POSITIVE),
+    st.builds(WarmUp, start=NOT_NEGATIVE, epochs=POSITIVE, then=NOT_NEGATIVE | steps()),
 )
 SGDS = st.builds(
     SGD,
@@ -86,11 +100,17 @@ SGDS = st.builds(
     momentum=RATES,
     nesterov=st.booleans(),
     weight_decay=NOT_NEGATIVE,
+    clip_norm=MAYBE | POSITIVE,
 )
 OPTIMISERS = st.one_of(
     SGDS,
     st.builds(Adagrad, learning_rate=RATES, epsilon=POSITIVE),
-    st.builds(Adam, learning_rate=RATES, beta1=st.floats(0, 1, exclude_max=True)),
+    st.builds(
+        Adam,
+        learning_rate=RATES,
+        clip_value=MAYBE | POSITIVE,
+        beta1=st.floats(0, 1, exclude_max=True),
+    ),
 )
 STRATEGIES = st.one_of(
     st.builds(Synchronous, batch=COUNTS, shards=COUNTS),
@@ -124,9 +144,16 @@ COLUMNS = {
         variables=st.lists(VARIABLES, max_size=2).map(tuple),
     ),
 }
+SOUNDS = st.fixed_dictionaries(
+    {"frame": COUNTS | POSITIVE, "floor": st.floats(-200, 0), "shuffle": st.booleans()},
+    optional={"rate": COUNTS, "names": st.just("(?P<label>[0-9])")},
+)
+PICTURES = st.fixed_dictionaries({"size": st.lists(COUNTS, min_size=2, max_size=2)})
 SOURCES = st.one_of(
     st.builds(ZarrSource, path=TEXT, group=MAYBE | TEXT, **COLUMNS),
     st.builds(FileSource, format=TEXT, path=MAYBE | TEXT, **COLUMNS),
+    st.builds(FileSource, format=st.just("wav"), options=SOUNDS, **COLUMNS),
+    st.builds(FileSource, format=st.just("images"), options=PICTURES, **COLUMNS),
     st.builds(DatasetSource, **COLUMNS),
 )
 ARGUMENTS = st.dictionaries(
@@ -169,7 +196,7 @@ def stacks(draw: st.DrawFn) -> Model:
 def pretrains(draw: st.DrawFn) -> Pretrain:
     stage = draw(st.builds(Pretrain, model=stacks(), optimiser=OPTIMISERS, **TRAINING))
     if draw(st.booleans()):
-        each = tuple(draw(OPTIMISERS) for _ in stage.rbms)
+        each = tuple(draw(OPTIMISERS) for _ in stage.pretrained)
         stage = Pretrain(**dict(stage) | {"optimiser": each})
     return stage
 
@@ -218,6 +245,12 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
 
 
+def test_what_the_ends_of_epochs_decide_round_trips(validator: Any) -> None:
+    again = Pipeline.from_json(PIPELINE.to_json())
+    assert (again, hash(again)) == (PIPELINE, hash(PIPELINE))
+    validator.validate(json.loads(PIPELINE.to_json()))
+
+
 @given(pipelines())
 def test_any_pipeline_round_trips(pipeline: Pipeline) -> None:
     again = Pipeline.from_json(pipeline.to_json())
@@ -255,6 +288,10 @@ def test_the_json_schema_is_one(validator: Any) -> None:
         (["stages", 2, "model", "layers", 0, "hidden"], 0),
         (["stages", 2, "model", "layers", 0, "size"], 3),
         (["stages", 2, "optimiser"], 0.1),
+        (["stages", 2, "keep"], "first"),
+        (["stages", 2, "early_stopping", "patience"], 0),
+        (["stages", 2, "optimiser", "learning_rate", "then", "factor"], 2),
+        (["stages", 3, "metric"], "squared_error"),
         (["stages", 3, "optimiser", "learning_rate"], -1),
         (["stages", 3, "optimiser", "learning_rate", "kind"], "line"),
     ],

@@ -13,8 +13,11 @@ from deepstrata.schemas.optimisers import (
     Linear,
     Optimiser,
     Rate,
+    ReduceOnPlateau,
     Schedule,
     Steps,
+    WarmUp,
+    watches,
 )
 
 SCHEDULES = [
@@ -23,6 +26,9 @@ SCHEDULES = [
     Linear(start=0.1, end=0.001, epochs=3),
     Exponential(start=1, decay=0.5),
     Cosine(start=1, epochs=0.5),
+    ReduceOnPlateau(start=0.1, factor=0.5, patience=3, min_delta=0.01, minimum=0.001),
+    WarmUp(epochs=2, then=0.1),
+    WarmUp(epochs=2, start=0.01, then=ReduceOnPlateau(start=0.1)),
 ]
 
 
@@ -80,6 +86,34 @@ def test_steps_go_forward() -> None:
     )
 
 
+def test_a_plateau_does_not_begin_below_its_minimum() -> None:
+    assert told(ReduceOnPlateau, start=0.1, minimum=0.2) == (
+        "ReduceOnPlateau: expected a minimum of at most start, found 0.2 and 0.1"
+    )
+
+
+def test_a_gradient_is_clipped_one_way() -> None:
+    assert told(Adam, clip_norm=1, clip_value=0.5) == (
+        "Adam: expected clip_norm or clip_value, found both (1.0 and 0.5); leave one out"
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_warm_up_comes_before_any_schedule_but_another(schedule: Schedule) -> None:
+    if isinstance(schedule, WarmUp):
+        assert "then: expected one of the kinds" in told(WarmUp, epochs=1, then=schedule)
+    else:
+        assert WarmUp(epochs=1, then=schedule).then == schedule
+
+
+def test_plateaus_are_watched_for_wherever_they_are() -> None:
+    plateau = ReduceOnPlateau(start=0.1)
+    for rate in (plateau, WarmUp(epochs=1, then=plateau)):
+        assert watches(Adam(learning_rate=rate))
+        assert watches(SGD(momentum=rate))
+    assert not watches(SGD(learning_rate=WarmUp(epochs=1, then=0.1), momentum=0.5))
+
+
 @pytest.mark.parametrize(
     ("kind", "fields", "field"),
     [
@@ -96,6 +130,12 @@ def test_steps_go_forward() -> None:
         (Adagrad, {"epsilon": 0}, "epsilon"),
         (Adam, {"beta1": 1}, "beta1"),
         (Adam, {"beta2": -0.1}, "beta2"),
+        (Adam, {"clip_norm": 0}, "clip_norm"),
+        (SGD, {"clip_value": -1}, "clip_value"),
+        (WarmUp, {"epochs": 0, "then": 1}, "epochs"),
+        (ReduceOnPlateau, {"start": 0}, "start"),
+        (ReduceOnPlateau, {"start": 1, "factor": 1}, "factor"),
+        (ReduceOnPlateau, {"start": 1, "patience": -1}, "patience"),
     ],
 )
 def test_settings_out_of_range_are_refused(

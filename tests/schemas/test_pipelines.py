@@ -10,18 +10,13 @@ from pydantic import ValidationError
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import (
-    DBN,
-    RBM,
-    AssociativeMemory,
-    Dense,
-    GenerativeDBN,
-    Softmax,
-)
-from deepstrata.schemas.optimisers import SGD, Adam, Linear
+from deepstrata.schemas.layers import Dense, Softmax
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, Autoencoder, GenerativeDBN
+from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -119,6 +114,28 @@ def test_stages_of_one_rank_are_mixed() -> None:
     assert Pipeline(name="p", source=SOURCE, stages=()).stages == ()
 
 
+PLATEAU = SGD(learning_rate=ReduceOnPlateau(start=0.1))
+DECIDING = [
+    FineTune(model=STACK, keep="best"),
+    FineTune(model=STACK, early_stopping=EarlyStopping()),
+    FineTune(model=STACK, optimiser=PLATEAU),
+    Pretrain(model=STACK, optimiser=(SGD(), PLATEAU)),
+    Pretrain(model=STACK, strategy=LocalSteps(outer=PLATEAU)),
+]
+
+
+@pytest.mark.parametrize("stage", DECIDING)
+def test_what_epochs_decide_needs_validation_samples(stage: Pretrain | FineTune) -> None:
+    why = f"pipeline: stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
+    none = why + "a validation part, found none; add Split(validation=0.1), or Split(by=...)"
+    assert told(stage).startswith(none)
+    assert told(Split(test=0.5), stage).startswith(none)
+    blind = stage.model_copy(update={"monitor": 0})
+    assert told(Split(validation=0.1), blind).startswith(why + "validation samples to look at")
+    for split in (Split(validation=0.1), Split(by="part")):
+        assert Pipeline(name="p", source=SOURCE, stages=(split, stage)).stages[-1] == stage
+
+
 @pytest.mark.parametrize("kind", [Split, Report])
 def test_some_stages_stand_once(kind: type[Stage]) -> None:
     assert told(kind(name="a"), kind(name="b")) == (
@@ -154,10 +171,21 @@ def test_the_nearest_training_is_the_start() -> None:
 def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
         "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
-        "fine-tune it for; make it a DBN with Softmax(classes=...) as its last layer"
+        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...), "
+        "an Autoencoder or a GenerativeDBN"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
+
+
+def test_an_autoencoder_is_fine_tuned_without_labels() -> None:
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2)))
+    source = ZarrSource(path="x", features="f")
+    for stages in ((Pretrain(model=deep), FineTune()), (FineTune(model=deep),)):
+        whole = Pipeline(name="p", source=source, stages=(*stages, Encode(layer=1)))
+        assert whole.model_of(whole.stages[-1]) == deep
+    with pytest.raises(ValidationError, match="it encodes with has the layers 0 to 1"):
+        Pipeline(name="p", source=source, stages=(Pretrain(model=deep), Encode(layer=2)))
 
 
 def test_a_memory_needs_labels() -> None:
@@ -170,8 +198,8 @@ def test_a_memory_needs_labels() -> None:
 def test_gibbs_steps_are_for_a_memory() -> None:
     tuned = FineTune(gibbs_steps=3)
     assert told(Pretrain(model=STACK), tuned) == (
-        "pipeline: stage 'finetune': gibbs_steps=3 has no effect on a DBN, which learns by "
-        "backpropagation; leave it out, or make the model a GenerativeDBN"
+        "pipeline: stage 'finetune': gibbs_steps=3 has no effect on a model without a memory, "
+        "which learns by backpropagation; leave it out, or make the model a GenerativeDBN"
     )
     stages = (Pretrain(model=GENERATIVE), tuned)
     assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
@@ -294,7 +322,10 @@ def test_several_changes_are_checked_together() -> None:
         ("pretrain.model.layers.3.hidden", r".*: no field '3'; there are: 0, 1, 2$"),
         ("pretrain.model.layers.-1", r".*: no field '-1'; there are: 0, 1, 2$"),
         ("pretrain.model.layers.²", r".*: no field '²'; there are: 0, 1, 2$"),
-        ("pretrain.model.layers.2.hidden", r".*: no field 'hidden'; there are: kind, classes$"),
+        (
+            "pretrain.model.layers.2.hidden",
+            r".*: no field 'hidden'; there are: name, initial_weights, kind, classes$",
+        ),
         ("apply.arguments.places", r".*: no field 'places'; there are: digits$"),
         ("split.by.x", r"split\.by\.x: no field 'x'; found None, which has none"),
     ],

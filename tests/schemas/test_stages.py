@@ -7,17 +7,19 @@ import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
+from deepstrata.schemas.layers import Dense, Softmax
 from deepstrata.schemas.models import (
     DBN,
     RBM,
     AssociativeMemory,
-    Dense,
+    Autoencoder,
     GenerativeDBN,
-    Softmax,
+    Network,
 )
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
+    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -39,6 +41,7 @@ STAGES = [
     Pretrain(model=STACK, optimiser=(SGD(), Adam()), activations="store"),
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
     FineTune(model=STACK, optimiser=Adam()),
+    FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
     Evaluate(parts=("test",)),
     Encode(path="codes.zarr", layer=0),
     Report(examples=4),
@@ -141,26 +144,35 @@ def test_a_scale_goes_up() -> None:
     assert Scale(minimum=1).maximum is None
 
 
-def test_the_rbms_at_the_bottom_are_pretrained() -> None:
-    assert Pretrain(model=RBM(hidden=4)).rbms == (RBM(hidden=4),)
-    assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
+def test_layers_at_the_bottom_are_pretrained() -> None:
+    assert Pretrain(model=RBM(hidden=4)).pretrained == (RBM(hidden=4),)
+    assert Pretrain(model=STACK).pretrained == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
-    assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    assert Pretrain(model=mixed).pretrained == (RBM(hidden=4),)
+
+
+def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
+    one = Autoencoder(encoder=(Dense(units=4), Dense(units=2)))
+    assert Pretrain(model=one).pretrained == (one,)
+    net = Network(layers=(one, RBM(hidden=3), one, Softmax(classes=2)))
+    assert Pretrain(model=net).pretrained == (one, RBM(hidden=3), one)
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
+    assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
     memory = AssociativeMemory(hidden=6, classes=2)
     generative = GenerativeDBN(layers=(RBM(hidden=4),), memory=memory)
-    assert Pretrain(model=generative).rbms == (RBM(hidden=4), memory)
+    assert Pretrain(model=generative).pretrained == (RBM(hidden=4), memory)
 
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM"
+        "expected a model whose first layer is an RBM or an Autoencoder"
     )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_optimiser_or_one_each(count: int) -> None:
     assert told(Pretrain, model=STACK, optimiser=(SGD(),) * count) == (
-        f"expected one optimiser, or one for each of the 2 RBMs; found {count}"
+        f"expected one optimiser, or one for each of the 2 layers; found {count}"
     )
 
 
@@ -190,6 +202,10 @@ def test_fresh_weights_or_trained_ones() -> None:
         (FineTune, {"epochs": -1}),
         (FineTune, {"checkpoint_rounds": 0}),
         (FineTune, {"monitor": -1}),
+        (FineTune, {"metric": "squared_error"}),
+        (FineTune, {"keep": "first"}),
+        (EarlyStopping, {"patience": 0}),
+        (EarlyStopping, {"min_delta": -1}),
         (Standardise, {"epsilon": 0}),
         (Standardise, {"per": "sample"}),
         (Evaluate, {"parts": ()}),

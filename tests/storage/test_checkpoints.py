@@ -24,6 +24,7 @@ from deepstrata.storage.checkpoints import (
     load_part,
     part_url,
     prune,
+    remove_after,
     save_part,
     tree_digest,
 )
@@ -175,6 +176,30 @@ def test_pruning_keeps_the_newest_complete_ones(place: str) -> None:
     assert [int(n) for n in stores.children(place)] == [3, 4, 5]
     prune(place, 0)
     assert [int(n) for n in stores.children(place)] == [4, 5]
+
+
+def test_pruning_spares_what_is_needed_with_what_is_kept(place: str) -> None:
+    for index in range(1, 7):
+        complete(place, index, state=tree(index))
+    prune(place, 2, lambda index: {5: 1, 6: 3}[index])
+    assert [int(n) for n in stores.children(place)] == [1, 3, 5, 6]
+    prune(place, 1, lambda index: None)
+    assert [int(n) for n in stores.children(place)] == [6]
+
+
+def test_the_newest_that_serves_is_found(place: str) -> None:
+    first = complete(place, 1, state=tree())
+    complete(place, 2, state=tree(2))
+    assert latest(place, lambda found: found.round < 2) == first
+    assert latest(place, lambda found: False) is None
+
+
+def test_later_checkpoints_are_removed_whether_complete_or_not(place: str) -> None:
+    for index in (1, 2, 3):
+        complete(place, index, state=tree(index))
+    save_part(part_url(checkpoint_url(place, 4), "state"), tree())
+    remove_after(place, 1)
+    assert [int(n) for n in stores.children(place)] == [1]
 
 
 def test_pruning_never_removes_the_newest_complete_one(place: str) -> None:

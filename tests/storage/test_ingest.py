@@ -329,7 +329,7 @@ def test_a_store_gets_the_default_layout(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
-    known = "csv, digits, idx, netcdf, npy, npz, zarr"
+    known = "csv, digits, hdf5, idx, images, netcdf, npy, npz, svmlight, wav, zarr"
     assert known == ", ".join(sorted(FORMATS))
     for action in (
         lambda: ingest("parquet", "x", str(tmp_path / "d")),

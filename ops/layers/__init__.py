@@ -1,0 +1,26 @@
+"""Layers as tables of functions, chosen by the declaration's type; each file adds its rules."""
+
+from deepstrata.ops.layers import plain, spatial
+from deepstrata.ops.layers.table import (
+    Pass,
+    as_rows,
+    backward,
+    connect,
+    fans,
+    forward,
+    initial_scale,
+    specs,
+)
+
+__all__ = [
+    "Pass",
+    "as_rows",
+    "backward",
+    "connect",
+    "fans",
+    "forward",
+    "initial_scale",
+    "plain",
+    "spatial",
+    "specs",
+]

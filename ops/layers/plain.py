@@ -1,0 +1,135 @@
+"""Layers that know no places: fully connected ones, and what is done to each number.
+
+Letters: N samples, I inputs, O outputs.
+"""
+
+import math
+from typing import Any
+
+from array_api_compat import device
+
+from deepstrata.ops import random
+from deepstrata.ops.backend import add_product, namespace, product
+from deepstrata.ops.dense import ACTIVATIONS, DenseParams
+from deepstrata.ops.layers.table import Pass, as_rows, backward, forward, specs
+from deepstrata.ops.partials import Into, put
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.shapes import Shape
+from deepstrata.schemas.trees import Array, ArraySpec, Tree
+
+
+@specs.register(Dense)
+@specs.register(Softmax)
+def _(layer: Dense | Softmax, shape: Shape) -> DenseParams:
+    units = layer.classes if isinstance(layer, Softmax) else layer.units
+    return DenseParams(ArraySpec((math.prod(shape), units)), ArraySpec((units,)))
+
+
+@forward.register
+def _(layer: Dense, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    return _dense(layer.activation, params, x, at)
+
+
+@forward.register
+def _(layer: Softmax, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    """The output is the logits: the loss goes on from them."""
+    return _dense("linear", params, x, at)
+
+
+def _dense(activation: str, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    rows = as_rows(x)
+    into = at.scratch.empty("y", (rows.shape[0], params.bias.shape[0]), params.weights)
+    y = ACTIVATIONS[activation][0](product(rows, params.weights, into), params.bias)
+    return y, (x, y)
+
+
+@backward.register(Dense)
+@backward.register(Softmax)
+def _(
+    layer: Dense | Softmax,
+    params: DenseParams,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    x, y = saved
+    rows = as_rows(x)
+    if isinstance(layer, Dense):
+        delta = ACTIVATIONS[layer.activation][1](delta, y)
+    bias = namespace(x).sum(delta, axis=0)
+    if out is None:
+        found = DenseParams(product(rows.T, delta), bias)
+    else:
+        weights = add_product(rows, delta, out.tree.weights, out.scale, out.keep)
+        found = DenseParams(weights, put(bias, out.tree.bias, out))
+    if not below:
+        return None, found
+    into = product(delta, params.weights.T, at.scratch.empty("dx", rows.shape, delta))
+    return namespace(into).reshape(into, x.shape), found
+
+
+@forward.register
+def _(layer: Flatten, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    return as_rows(x), x.shape
+
+
+@backward.register
+def _(
+    layer: Flatten,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    return namespace(delta).reshape(delta, saved), ()
+
+
+@forward.register
+def _(layer: Activation, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    xp = namespace(x)
+    rows = xp.asarray(as_rows(x), copy=True)
+    no_bias = xp.zeros((rows.shape[1],), dtype=rows.dtype, device=device(rows))
+    y = ACTIVATIONS[layer.function][0](rows, no_bias)
+    return xp.reshape(y, x.shape), y
+
+
+@backward.register
+def _(
+    layer: Activation,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    slope = ACTIVATIONS[layer.function][1](as_rows(delta), saved)
+    return namespace(delta).reshape(slope, delta.shape), ()
+
+
+@forward.register
+def _(layer: Dropout, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    if at.key is None:
+        return x, None
+    xp, rows = namespace(x), as_rows(x)
+    drawn = random.uniform(at.key, at.rows, rows.shape[1], like=x)
+    kept = xp.astype(drawn >= layer.rate, x.dtype) / (1.0 - layer.rate)
+    kept = xp.reshape(kept, x.shape)
+    return x * kept, kept
+
+
+@backward.register
+def _(
+    layer: Dropout,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    return delta if saved is None else delta * saved, ()
