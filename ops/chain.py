@@ -49,15 +49,17 @@ def backward(
     delta
         (N, ...) derivatives by what the last layer gives; overwritten.
     out
-        Where to write the gradients.
+        Where to write the gradients; ``()`` in place of a frozen layer's.
     below
         Whether anybody wants the derivatives by the input; None is returned otherwise.
     """
-    lowest = 0 if below else next((i for i, own in enumerate(params) if own), len(net))
+    wanted = params if out is None else out.tree
+    lowest = 0 if below else next((i for i, own in enumerate(wanted) if own), len(net))
     grads: list[Tree] = [()] * len(net)
     for i in reversed(range(lowest, len(net))):
-        into = out and out._replace(tree=out.tree[i])
-        delta, grads[i] = layers.backward(
-            net[i], params[i], saved[i], delta, at[i], into, below=below or i > lowest
-        )
+        known, into = (params[i], saved[i], delta, at[i]), out and out._replace(tree=wanted[i])
+        if params[i] and not wanted[i]:
+            delta = layers.through(net[i], *known)
+        else:
+            delta, grads[i] = layers.backward(net[i], *known, into, below=below or i > lowest)
     return delta if below else None, tuple(grads)

@@ -267,7 +267,8 @@ def gradient(
     key
         The round's key; the rows of the batch address the numbers below it.
     out
-        Where to write it; its tree becomes ``Partial.total``. Allocated when None.
+        Where to write it; its tree becomes ``Partial.total``. Allocated when None. Layers at
+        whose place it has ``()`` are frozen: no gradient is computed for them.
     scratch
         Buffers to use again from call to call.
 

@@ -65,6 +65,7 @@ from deepstrata.schemas.stages import (
     Scale,
     Split,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
@@ -150,6 +151,7 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "Transfer",
     "TransposedConvolution",
     "Variable",
     "WarmUp",

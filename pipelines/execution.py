@@ -147,6 +147,7 @@ class Execution:
             pipeline=pipeline_digest(self.manifest.pipeline),
             code=environment.code_digest(),
             environment=digest_of(self.manifest.environment.bits),
+            parent=self.manifest.parent.get("parent_weights", ""),
             weights=weights,
         )
         peaks = self.executor.everywhere(meter.peak_bytes)

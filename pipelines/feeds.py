@@ -100,6 +100,8 @@ class Feed(NamedTuple):
     backend: Backend = "numpy"
     known: tuple[Known, ...] = ()
     """What inspection found in the shards, in their order; empty before."""
+    labelled: tuple[int, ...] | None = None
+    """Rows of the only training samples that take part, rising; None where all do."""
 
     def narrow(self, rows: Shard) -> "Feed":
         """Return the feed for some rows alone, so that a task carries no more than it reads.
@@ -112,7 +114,11 @@ class Feed(NamedTuple):
         start = min([rows.start, *(k.shard.start for k in known)])
         stop = max([rows.stop, *(k.shard.stop for k in known)])
         stored = self.stored and self.stored.narrow(start, stop)
-        return self._replace(reader=self.reader.narrow(start, stop), stored=stored, known=known)
+        found = self._replace(reader=self.reader.narrow(start, stop), stored=stored, known=known)
+        if self.labelled is None:
+            return found
+        few = slice(*(bisect_left(self.labelled, row) for row in (start, stop)))
+        return found._replace(labelled=self.labelled[few])
 
 
 STORED = "activation"
@@ -136,20 +142,34 @@ def names(feed: Feed) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-def read(feed: Feed, shard: Shard) -> dict[str, Any]:
+def read(feed: Feed, shard: Shard, wanted: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Read the variables of a shard, and check that they are what inspection found.
+
+    Parameters
+    ----------
+    wanted
+        Names of variables; all that the feed needs by default.
 
     Raises
     ------
     BadShardError
         Something cannot be read, is missing or has changed; the chunks are named.
     """
-    values = feed.reader.read(shard.start, shard.stop, names(feed))
+    values = feed.reader.read(shard.start, shard.stop, wanted or names(feed))
     expected = next((k.checksums for k in feed.known if k.shard == shard), {})
     for name, array in values.items():
         if name in expected and checksum(array) != expected[name]:
             raise feed.reader.changed(name, shard.start, shard.stop)
     return values
+
+
+def training_labels(feed: Feed, shard: Shard) -> tuple[Array, Array]:
+    """Return labels and global rows, (N,) int64, of a shard's training samples."""
+    name, by = feed.columns.labels, feed.split.by if feed.split else None
+    assert name is not None
+    values = read(feed, shard, (name,) if by is None else (name, by))
+    rows = np.flatnonzero(codes_of(feed, shard, values) == 0)
+    return values[name][rows].astype(np.int64), shard.start + rows
 
 
 def load(
@@ -184,6 +204,8 @@ def load(
         rows = np.arange(shard.rows)
         if part is not None:
             rows = rows[codes_of(feed, shard, values) == part]
+        if part == 0 and feed.labelled is not None:
+            rows = rows[np.isin(shard.start + rows, feed.labelled)]
         if order is not None:
             rows = rows[permutation(fold(order, shard.index), len(rows))]
         rows = rows[:limit]

@@ -17,6 +17,7 @@ from deepstrata.pipelines.execution import Execution, now
 from deepstrata.pipelines.executor import DaskExecutor, Executor
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
+from deepstrata.pipelines.parents import check_parents
 from deepstrata.pipelines.pipeline import Pipeline
 from deepstrata.schemas import pipelines
 from deepstrata.schemas.errors import StorageError
@@ -131,7 +132,8 @@ def run(
     sources.check_source(pipeline, data)
     path = runs.check_free(out or runs.free_path(pipeline.name))
     with _watched(observer) as watch, _cluster(client, watch) as there:
-        _check_plan(pipeline, there.limits, data, watch)
+        found = _check_plan(pipeline, there.limits, data, watch)
+        check_parents(pipeline, found.visible)
         return begin(path, pipeline, there, data, watch)
 
 
@@ -244,12 +246,13 @@ def _cluster(client: Client | Cluster | None, observer: Observer) -> Iterator[Cl
 
 def _check_plan(
     pipeline: pipelines.Pipeline, limits: planning.Limits, data: Any, observer: Observer
-) -> None:
-    """Refuse what cannot end well on a cluster, and say what might not."""
+) -> planning.Plan:
+    """Refuse what cannot end well on a cluster, and say what might not; return the plan."""
     found = planning.plan(pipeline, data=data)
     planning.check_plan(found, limits)
     for finding in planning.warnings(found, limits):
         observer(Notice(f"warning: {finding}"))
+    return found
 
 
 def _cluster_notes(client: Client) -> dict[str, str]:

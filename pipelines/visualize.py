@@ -49,6 +49,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy
 
@@ -73,7 +74,7 @@ def draw_pipeline(pipeline: Pipeline) -> Drawing:
         elif isinstance(stage, Report):
             read = {key for box in boxes.values() for key in box.after}
             after = tuple(key for key in boxes if key not in read)
-        elif not isinstance(stage, Pretrain):
+        elif not isinstance(stage, Pretrain | Transfer):
             prepared = stage.name
         lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
         boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
@@ -141,6 +142,7 @@ def _label(key: tuple[Any, ...]) -> str:
 
 KINDS: dict[type[Any], str] = {
     Pretrain: "train",
+    Transfer: "train",
     FineTune: "train",
     Evaluate: "result",
     Encode: "result",
@@ -207,10 +209,20 @@ def _(stage: Pretrain) -> list[str]:
 
 
 @settings.register
+def _(stage: Transfer) -> list[str]:
+    return [describe_model(stage.model), f"{stage.taken} layers of {_last(stage.run)}"]
+
+
+@settings.register
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
-    return [*model, describe(stage), optimiser, _strategy(stage.strategy)]
+    own = [f"layer {name}: {_factor(factor)}" for name, factor in stage.learning_rates.items()]
+    return [*model, describe(stage), optimiser, *own, _strategy(stage.strategy)]
+
+
+def _factor(factor: float) -> str:
+    return f"{factor:g} of the rate" if factor else "frozen"
 
 
 @settings.register

@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.layers import Dense, Function, PlainLayer, Softmax
+from deepstrata.schemas.layers import (
+    Activation,
+    ContrastNormalisation,
+    Dense,
+    Dropout,
+    Flatten,
+    Function,
+    PlainLayer,
+    Pooling,
+    Softmax,
+)
 from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 
@@ -225,6 +235,21 @@ class Layered(Declaration):
         top = self.layers[-1]
         return top.classes if isinstance(top, Softmax) else None
 
+    def number_of(self, layer: str) -> int:
+        """Return the number of the layer that has a name, or that has it for a number.
+
+        Raises
+        ------
+        ValueError
+            There is none; the message lists those there are.
+        """
+        names = [getattr(own, "name", "") or str(i) for i, own in enumerate(self.layers)]
+        if layer in names:
+            return names.index(layer)
+        if layer.isdecimal() and int(layer) < len(names):
+            return int(layer)
+        raise ValueError(f"no layer {layer!r}; there are: {', '.join(names)}")
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         for i, layer in enumerate(self.layers):
@@ -298,6 +323,11 @@ class GenerativeDBN(Declaration):
     def _fits(self) -> Self:
         _check_stack((*self.layers, self.memory))
         return self
+
+
+def has_weights(layer: Any) -> bool:
+    """Tell whether there is anything to learn in a layer."""
+    return not isinstance(layer, Pooling | ContrastNormalisation | Flatten | Dropout | Activation)
 
 
 Net = DBN | Network

@@ -20,18 +20,21 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
     classifies,
     decides,
 )
 
+#: Stages that others go on from.
+Start = Pretrain | Transfer | FineTune
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 #: Without dots, which separate a stage from its field in ``replace``.
 STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 #: Names that a run gives to stages of its own.
 RESERVED = ("ingest", "inspect")
 #: Stages come in this order; those of one rank may be mixed.
-RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Pretrain: 3, FineTune: 3}
-ONCE = (Split, Report)
+RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Transfer: 3, Pretrain: 4, FineTune: 4}
+ONCE = (Split, Transfer, Report)
 
 
 def _check_name(name: str) -> str:
@@ -61,6 +64,7 @@ class Pipeline(Document):
     def _consistent(self) -> Self:
         self._check_names()
         self._check_order()
+        self._check_scaling()
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
@@ -95,7 +99,7 @@ class Pipeline(Document):
             if rank < highest:
                 raise ValueError(
                     f"stage {stage.name!r} ({stage.kind}) stands after {last}; move it up: "
-                    "the order is apply, split, scale or standardise, then training"
+                    "the order is apply, split, scale or standardise, transfer, then training"
                 )
             if type(stage) in RANKS:
                 highest, last = rank, f"{stage.name!r} ({stage.kind})"
@@ -104,6 +108,18 @@ class Pipeline(Document):
             if len(names) > 1:
                 raise ValueError(
                     f"expected one {kind.__name__} stage at most, found {', '.join(names)}"
+                )
+
+    def _check_scaling(self) -> None:
+        transfer = next((stage for stage in self.stages if isinstance(stage, Transfer)), None)
+        if transfer is None or transfer.scaling == "own":
+            return
+        for stage in self.stages:
+            if isinstance(stage, Scale | Standardise):
+                raise ValueError(
+                    f"stage {stage.name!r} ({stage.kind}) comes on top of the scaling that stage "
+                    f"{transfer.name!r} takes over with its layers; leave it out, or declare "
+                    f"{transfer.name}.scaling='own'"
                 )
 
     def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
@@ -121,8 +137,17 @@ class Pipeline(Document):
                     "model without a memory, which learns by backpropagation; leave it out, or "
                     "make the model a GenerativeDBN"
                 )
+            try:
+                stage.factors(model)
+            except ValueError as error:
+                raise ValueError(f"stage {stage.name!r}: learning_rates: {error}") from None
+        start = self.start_of(stage)
+        if isinstance(stage, Evaluate) and isinstance(start, Transfer) and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: the layers that stage {start.name!r} takes classify "
+                "nothing yet; put a FineTune between"
+            )
         if isinstance(stage, Encode) and stage.layer is not None:
-            start = self.start_of(stage)
             layers = _depth(start, model)
             if stage.layer >= layers:
                 raise ValueError(
@@ -162,8 +187,8 @@ class Pipeline(Document):
                 )
             written[stage.path] = stage.name
 
-    def start_of(self, stage: FineTune | Evaluate | Encode) -> Pretrain | FineTune | None:
-        """Return the training stage that ``stage`` goes on from; None for a fresh model.
+    def start_of(self, stage: FineTune | Evaluate | Encode) -> Start | None:
+        """Return the stage whose trained model ``stage`` goes on from; None for a fresh model.
 
         Raises
         ------
@@ -172,11 +197,11 @@ class Pipeline(Document):
         """
         if isinstance(stage, FineTune) and stage.model is not None:
             return None
-        above: dict[str, Pretrain | FineTune] = {}
+        above: dict[str, Start] = {}
         for other in self.stages:
             if other.name == stage.name:
                 break
-            if isinstance(other, Pretrain | FineTune):
+            if isinstance(other, Start):
                 above[other.name] = other
         if stage.start is not None and stage.start not in above:
             there = ", ".join(above) or "none"
@@ -190,10 +215,12 @@ class Pipeline(Document):
 
     def model_of(self, stage: Stage) -> Model:
         """Return the model that ``stage`` trains, measures or encodes with."""
-        if isinstance(stage, Pretrain | FineTune) and stage.model is not None:
+        if isinstance(stage, Start) and stage.model is not None:
             return stage.model
         if isinstance(stage, FineTune | Evaluate | Encode):
             start = self.start_of(stage)
+            if isinstance(start, Transfer) and not isinstance(stage, FineTune):
+                return start.trunk
             if start is not None:
                 return self.model_of(start)
         raise ValueError(f"stage {stage.name!r} has no model")
@@ -257,7 +284,7 @@ class Pipeline(Document):
         place[_index(place, steps[-1], path)] = value
 
 
-def _depth(start: Pretrain | FineTune | None, model: Model) -> int:
+def _depth(start: Start | None, model: Model) -> int:
     """Return how many layers a trained model has whose output can be the code."""
     if isinstance(model, Autoencoder):
         return len(model.encoder)

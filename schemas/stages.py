@@ -27,6 +27,7 @@ from deepstrata.schemas.models import (
     Layered,
     Model,
     Net,
+    has_weights,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.strategies import LocalSteps, Strategy
@@ -229,6 +230,47 @@ class Pretrain(_Train):
         return self
 
 
+class Transfer(_Stage):
+    """Begin a model with layers that another run has trained, its parent.
+
+    They go on seeing what they were trained on: unless ``scaling="own"``, all trainings of this
+    pipeline scale their data as the parent did, and it has no Scale or Standardise.
+    """
+
+    kind: Literal["transfer"] = "transfer"
+    run: str
+    """The parent: the directory of a finished run or of a saved model, a path or any fsspec URL.
+    What is taken is copied into the run, which then needs the parent no more."""
+    model: Annotated[Net, Field(discriminator="kind")]
+    """What a ``FineTune`` goes on with; layers that are not taken begin with fresh weights."""
+    layers: PositiveInt | str | None = None
+    """How many layers are taken from the bottom, or the last of them by its name or number; by
+    default all below the softmax."""
+    scaling: Literal["parent", "own"] = "parent"
+    """Scale the data as the parent did, or as this pipeline says."""
+
+    @property
+    def taken(self) -> int:
+        """How many layers are taken."""
+        if self.layers is None:
+            return len(self.model.layers) - (self.model.classes is not None)
+        if isinstance(self.layers, str):
+            return self.model.number_of(self.layers) + 1
+        return self.layers
+
+    @property
+    def trunk(self) -> Net:
+        """The layers that are taken, as a model of their own."""
+        return self.model.model_copy(update={"layers": self.model.layers[: self.taken]})
+
+    @model_validator(mode="after")
+    def _there(self) -> Self:
+        most = len(self.model.layers)
+        if not 1 <= self.taken <= most:
+            raise ValueError(f"expected 1 to {most} layers to take, found {self.taken}")
+        return self
+
+
 class FineTune(_Train):
     """Train all layers of a model together, from pretrained or fresh weights.
 
@@ -240,11 +282,17 @@ class FineTune(_Train):
     model: Model | None = None
     """Trained from fresh weights; by default the model of ``start`` goes on."""
     start: str | None = None
-    """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
+    """Name of a ``Pretrain``, ``Transfer`` or ``FineTune`` stage above; the nearest by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
     metric: Literal["loss", "error"] = "loss"
     """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
     ``ReduceOnPlateau`` want to see fall."""
+    labelled: PositiveInt | None = None
+    """Training samples of each class that are used, drawn by key, the same in all stages; all by
+    default."""
+    learning_rates: dict[str, NonNegativeFloat] = {}
+    """Factors on the optimiser's rate by a layer's name or number. 0 freezes a layer: nothing
+    changes it, and backpropagation ends above frozen layers at the bottom."""
     gibbs_steps: PositiveInt | None = None
     """Sweeps of a ``GenerativeDBN``'s memory in each step of up-down; its own by default."""
 
@@ -253,6 +301,30 @@ class FineTune(_Train):
         if self.model is not None and self.start is not None:
             raise ValueError("give a model (fresh weights) or a start (trained ones), not both")
         return self
+
+    def factors(self, model: Model) -> tuple[float, ...]:
+        """Return the factor on the learning rate of each layer; ``()`` where none is declared.
+
+        Raises
+        ------
+        ValueError
+            The model has no layers, or not one of these; one is named twice, or none with weights
+            is left to train.
+        """
+        if not self.learning_rates:
+            return ()
+        if not isinstance(model, Layered):
+            raise ValueError(f"expected a model of layers, found kind {model.kind!r}")
+        found: dict[int, float] = {}
+        for name, factor in self.learning_rates.items():
+            number = model.number_of(name)
+            if number in found:
+                raise ValueError(f"layer {number} is named twice, by number and by name")
+            found[number] = factor
+        weighted = [i for i, own in enumerate(model.layers) if has_weights(own)]
+        if not any(found.get(i, 1.0) for i in weighted):
+            raise ValueError("every layer with weights has a factor of 0: nothing is left to train")
+        return tuple(found.get(i, 1.0) for i in range(len(model.layers)))
 
 
 class Evaluate(_Stage):
@@ -289,7 +361,16 @@ class Report(_Stage):
 
 
 Stage = Annotated[
-    Apply | Split | Scale | Standardise | Pretrain | FineTune | Evaluate | Encode | Report,
+    Apply
+    | Split
+    | Scale
+    | Standardise
+    | Transfer
+    | Pretrain
+    | FineTune
+    | Evaluate
+    | Encode
+    | Report,
     Field(discriminator="kind"),
 ]
 

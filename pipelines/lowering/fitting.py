@@ -9,6 +9,7 @@ from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import write_codes
+from deepstrata.pipelines.lowering.drawing import draw_labelled
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
@@ -25,7 +26,7 @@ from deepstrata.schemas.models import (
     Trainable,
 )
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import FineTune, Pretrain
+from deepstrata.schemas.stages import FineTune, Pretrain, classifies
 from deepstrata.storage import checkpoints, stores, writing
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
@@ -193,6 +194,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.visible,
             context.stage_key(stage.name),
             context.feed.backend,
+            stage.factors(model),
         ),
         feed=context.feed._replace(visible_units=visible_units(model)),
         grid=context.grid,
@@ -210,6 +212,11 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
+    if stage.labelled is not None and classifies(model):
+        feed, counts = draw_labelled(context, stage, stage.labelled, model.classes or 0)
+        training = training._replace(
+            feed=feed._replace(visible_units=visible_units(model)), counts=counts
+        )
     if parent is not None:
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")

@@ -3,6 +3,7 @@
 Peaks are upper bounds per worker process: all shards in flight are taken to be on one worker.
 """
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -36,6 +37,8 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
+    classifies,
     decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
@@ -132,6 +135,13 @@ def _(stage: Apply | Split, pipeline: Pipeline, found: Data) -> list[Step]:
 
 
 @estimate.register
+def _(stage: Transfer, pipeline: Pipeline, found: Data) -> list[Step]:
+    specs = models.feed_forward(models.shapes(stage.trunk, found.visible))
+    note = f"{stage.taken} layers are copied by the client"
+    return [Step(stage.name, bytes_written=nbytes(specs), weights=nbytes(specs) // 4, note=note)]
+
+
+@estimate.register
 def _(stage: Report, pipeline: Pipeline, found: Data) -> list[Step]:
     return [Step(stage.name, note="by the client")]
 
@@ -174,7 +184,17 @@ def _after_storing(step: Step, found: Data, width: int) -> Step:
 @estimate.register
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
-    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0)]
+    factors = stage.factors(model)
+    if stage.labelled is not None and classifies(model):
+        found = _with_labelled(found, stage.labelled * (model.classes or 0))
+    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
+
+
+def _with_labelled(found: Data, samples: int) -> Data:
+    """Take the training samples that are drawn to be spread evenly over the shards."""
+    share = min(samples / max(sum(train for train, *_ in found.counts), 1), 1.0)
+    counts = tuple((math.ceil(share * train), *rest) for train, *rest in found.counts)
+    return found._replace(counts=counts)  # type: ignore[arg-type]
 
 
 def _training(
@@ -185,10 +205,11 @@ def _training(
     visible: int,
     found: Data,
     stored_bytes: int,
+    factors: tuple[float, ...] = (),
 ) -> Step:
     """Plan one training; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
     strategy = stage.strategy
-    settings = Learning(model, optimiser, strategy, visible, Key(0))
+    settings = Learning(model, optimiser, strategy, visible, Key(0), factors=factors)
     counts = [c[0] for c in found.counts]
     epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
     used = [i for i, n in enumerate(counts) if n]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logsumexp
 
-from deepstrata.ops import memory, models, rbm, updown
+from deepstrata.ops import memory, models, rbm, transfer, updown
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.random import normal, uniform
@@ -14,7 +14,8 @@ from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM, AssociativeMemory, GenerativeDBN
+from deepstrata.schemas.layers import Softmax
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN
 from deepstrata.schemas.trees import ArraySpec, flatten, leaves, tree_map
 
 V, F, K, H = 3, 2, 2, 2
@@ -181,6 +182,13 @@ def test_classes_and_codes_of_samples():
     assert models.encode(DEEP, params, x).shape == (12, models.code_width(DEEP, V)) == (12, 5)
     with pytest.raises(DeclarationError, match="layers 0 to 1; found layer 2"):
         models.encode(DEEP, params, x, 2)
+
+
+def test_another_net_takes_what_recognises():
+    params, other = shaken(DEEP, V), DBN(layers=(*DEEP.layers, Softmax(classes=2)))
+    assert transfer.take(other, 2, V, DEEP, params) == params.recognition
+    with pytest.raises(DeclarationError, match="expected 3 layers to take, found 2"):
+        transfer.take(other, 3, V, DEEP, params)
 
 
 def test_what_a_mask_hides_is_not_generated():

@@ -86,6 +86,11 @@ def test_it_is_the_same_in_processes(bars_path: str, client: Client, tmp_path: P
         same(threads, run(declared, processes, out=str(tmp_path / "processes")))
 
 
+def test_it_is_tuned_on_a_few_labels(bars_path: str, client: Client, out: str) -> None:
+    few = pipeline(bars_path).replace(**SHORT, **{"updown.labelled": 6})
+    assert run(few, client, out=out).history["updown"]["n"].sum() == 2 * 2 * 6
+
+
 @pytest.mark.parametrize(
     "strategy",
     [

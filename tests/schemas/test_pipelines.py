@@ -103,7 +103,7 @@ def test_stages_stand_where_they_can_work(
 ) -> None:
     assert told(*stages) == (
         f"pipeline: stage {late} stands after {before}; move it up: "
-        "the order is apply, split, scale or standardise, then training"
+        "the order is apply, split, scale or standardise, transfer, then training"
     )
 
 
