@@ -32,13 +32,12 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Layered,
-    Machine,
     Model,
     Net,
     Trainable,
     feed_forward_layer,
 )
-from deepstrata.schemas.shapes import Shape, shapes_through
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.trees import Array, Tree, flatten
 
 Learner = RBM | Autoencoder  #: layers that learn without labels, ...
@@ -379,12 +378,7 @@ def _code_layer(model: Net) -> int:
 @singledispatch
 def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
-    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
-
-
-@code_width.register
-def _(model: Machine, visible: int, layer: int | None = None) -> int:
-    return model.hidden
+    return math.prod(shape_after(model, (visible,)))
 
 
 code_width.register(Autoencoder, autoencoder.code_width)

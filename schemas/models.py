@@ -85,7 +85,7 @@ Machine = RBM | AssociativeMemory
 
 
 @shape_after.register
-def _(layer: RBM, shape: Shape) -> Shape:
+def _(layer: Machine, shape: Shape) -> Shape:
     return (layer.hidden,)
 
 
