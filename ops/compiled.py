@@ -219,6 +219,18 @@ def relu_chain(delta: Floats, h: Floats) -> None:
 
 
 @compiled
+def shrink(u: Floats, offset: Floats, z: Floats, threshold: Any, momentum: Any) -> None:
+    """``s = soft(u + offset); u = s + momentum * (s - z); z = s`` on flat arrays; NaN stays NaN."""
+    for i in range(u.size):
+        value = u[i] + offset[i]
+        cut = threshold if value > threshold else value
+        cut = -threshold if cut < -threshold else cut
+        soft = value - cut
+        u[i] = soft + momentum * (soft - z[i])
+        z[i] = soft
+
+
+@compiled
 def squared_error(x: Floats, y: Floats) -> float:
     """Sum of (x - y)**2 over flat arrays in float64, in 16 interleaved sums."""
     sums = np.zeros(16)

@@ -142,6 +142,30 @@ def relu_chain(delta: Array, h: Array, out: Array | None = None) -> Array:
     return store(xp.where(h > 0.0, delta, xp.zeros_like(delta)), out)
 
 
+def soft_threshold(x: Array, threshold: float | Array) -> Array:
+    """Return ``x`` moved towards zero by ``threshold``, and no further than to it."""
+    return x - namespace(x).clip(x, -threshold, threshold)
+
+
+def shrink(u: Array, offset: Array, z: Array, threshold: float, momentum: float) -> None:
+    """Make the second half of a step of FISTA, overwriting ``u`` and ``z``.
+
+    ``s = soft_threshold(u + offset)``, ``u = s + momentum * (s - z)``, ``z = s``.
+
+    Parameters
+    ----------
+    u, offset, z
+        Of one shape.
+    """
+    if is_fast(u, offset, z):
+        numbers = np.float32(threshold), np.float32(momentum)
+        compiled.shrink(u.reshape(-1), offset.reshape(-1), z.reshape(-1), *numbers)
+        return
+    new = soft_threshold(u + offset, threshold)
+    u[...] = new + momentum * (new - z)
+    z[...] = new
+
+
 def squared_error(x: Array, y: Array) -> Array | float:
     """Return the sum of ``(x - y)**2`` over all elements, in float64."""
     if is_fast(x, y):

@@ -97,6 +97,7 @@ def local_steps(
             optimisers.follow_in_place(optimiser, rates, factor, state, moved)
         else:
             optimisers.update_in_place(optimiser, rates, partial.total, rows, state, moved)
+        models.project_in_place(model, params)
         stats = add_stats(stats, partial.stats)
     if straight:
         optimisers.settle(factor, state)

@@ -1,8 +1,8 @@
 """Models as tables of functions, chosen by the declaration's type.
 
 A deep belief net's parameters are a tuple with one entry a layer. Straight after pretraining an
-RBM's entry is ``RBMParams``; ``feed_forward`` keeps its recognition weights as ``DenseParams``,
-and backpropagation works on those (Hinton & Salakhutdinov 2006).
+RBM's entry is ``RBMParams``; ``pretraining.feed_forward`` keeps its recognition weights as
+``DenseParams``, and backpropagation works on those (Hinton & Salakhutdinov 2006).
 
 Letters: N samples, V visible units, L layers, K classes.
 """
@@ -13,16 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import autoencoder, chain, dense, layers, memory, rbm, reconstruction, updown
-from deepstrata.ops.autoencoder import AutoencoderParams
+from deepstrata.ops import (
+    autoencoder,
+    chain,
+    dense,
+    layers,
+    memory,
+    pretraining,
+    psd,
+    rbm,
+    reconstruction,
+    sparse_coding,
+    updown,
+)
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
-from deepstrata.ops.dense import DenseParams, check_labels
+from deepstrata.ops.dense import check_labels
 from deepstrata.ops.initial import fresh
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
+from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
-from deepstrata.ops.updown import GenerativeParams
+from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
@@ -32,21 +44,15 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Layered,
+    Learner,
     Model,
     Net,
     Trainable,
     feed_forward_layer,
 )
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
-from deepstrata.schemas.trees import Array, Tree, flatten
-
-Learner = RBM | Autoencoder  #: layers that learn without labels, ...
-PRETRAINED = (RBMParams, AutoencoderParams)  #: ... and what they hold until they are part of a net
-SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
-NOTHING_TO_LEARN = (
-    "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
-    "Softmax, an Autoencoder or a GenerativeDBN"
-)
+from deepstrata.schemas.sparse import PSD, SparseCoding
+from deepstrata.schemas.trees import Array, Tree
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
@@ -70,7 +76,7 @@ def sample_shape(model: Net, visible: int) -> Shape:
     return tuple(declared)
 
 
-def _inputs(model: Net, visible: int) -> list[Shape]:
+def input_shapes(model: Net, visible: int) -> list[Shape]:
     """Return the shape that each layer takes, and last what the model gives."""
     return shapes_through(model.layers, sample_shape(model, visible))
 
@@ -83,7 +89,7 @@ def shapes(model: Trainable, visible: int) -> Tree:
 
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
-    inputs = _inputs(model, visible)
+    inputs = input_shapes(model, visible)
     return tuple(
         shapes(layer, math.prod(shape))
         if isinstance(layer, Learner)
@@ -95,6 +101,8 @@ def _(model: Net, visible: int) -> tuple[Tree, ...]:
 shapes.register(RBM, rbm.shapes)
 shapes.register(AssociativeMemory, memory.shapes)
 shapes.register(Autoencoder, autoencoder.shapes)
+shapes.register(SparseCoding, sparse_coding.shapes)
+shapes.register(PSD, psd.shapes)
 shapes.register(GenerativeDBN, updown.shapes)
 
 
@@ -110,122 +118,18 @@ def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[T
         init(layer, math.prod(shape), fold(key, "layer", i), backend)
         if isinstance(layer, Learner)
         else fresh(layer, shape, fold(key, "layer", i), backend)
-        for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
+        for i, (layer, shape) in enumerate(
+            zip(model.layers, input_shapes(model, visible), strict=False)
+        )
     )
 
 
 init.register(RBM, rbm.init)
 init.register(AssociativeMemory, memory.init)
 init.register(Autoencoder, autoencoder.init)
+init.register(SparseCoding, sparse_coding.init)
+init.register(PSD, psd.init)
 init.register(GenerativeDBN, updown.init)
-
-
-@singledispatch
-def assemble(model: Model, layers: tuple[Tree, ...]) -> Tree:
-    """Return a model's parameters from those of the layers that were trained one by one."""
-    return layers
-
-
-@assemble.register
-def _(model: GenerativeDBN, layers: tuple[RBMParams, ...]) -> GenerativeParams:
-    return updown.untie(layers)
-
-
-def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
-    """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
-    return tuple(map(_recognition, params))
-
-
-def _recognition(own: Tree) -> Tree:
-    if isinstance(own, AutoencoderParams):
-        return own.encoder
-    return DenseParams(own.weights, own.hidden_bias) if isinstance(own, RBMParams) else own
-
-
-@singledispatch
-def start_net(
-    model: Model, pretrained: Tree | None, visible: int, key: Key, backend: Backend = "numpy"
-) -> Tree:
-    """Return the net with which fine-tuning begins.
-
-    Parameters
-    ----------
-    pretrained
-        None for fresh weights; a net that was trained before, which goes on as it is; or the
-        bottom layers as they were pretrained (what else it holds is drawn anew, a softmax close to
-        zero). RBMs are unrolled to an autoencoder that holds them.
-
-    Raises
-    ------
-    DeclarationError
-        The model has nothing to learn as a whole, or the shapes do not fit it.
-    """
-    raise DeclarationError(NOTHING_TO_LEARN)
-
-
-@start_net.register
-def _(
-    model: Autoencoder,
-    pretrained: Tree | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> AutoencoderParams:
-    if isinstance(pretrained, AutoencoderParams):
-        net = pretrained
-    else:
-        net = init(model, visible, key, backend)
-        if pretrained is not None:
-            net = autoencoder.unroll(net, pretrained)
-    _check_shapes(model, shapes(model, visible), net)
-    return net
-
-
-@start_net.register
-def _(
-    model: Net,
-    pretrained: tuple[Tree, ...] | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> tuple[Tree, ...]:
-    if model.classes is None:
-        raise DeclarationError(NOTHING_TO_LEARN)
-    given = () if pretrained is None else pretrained
-    if any(isinstance(p, PRETRAINED) for p in given):
-        given = tuple(p for p in given if isinstance(p, PRETRAINED))
-    net, inputs = list(feed_forward(given)), _inputs(model, visible)
-    for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
-        scale = SMALL if given and isinstance(layer, Softmax) else None
-        net.append(fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
-    wanted = feed_forward(shapes(model, visible))
-    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
-        _check_shapes(layer, spec, found, f"layer {i} ")
-    return tuple(net)
-
-
-@start_net.register
-def _(
-    model: GenerativeDBN,
-    pretrained: GenerativeParams | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> GenerativeParams:
-    net = updown.init(model, visible, key, backend) if pretrained is None else pretrained
-    _check_shapes(model, shapes(model, visible), net)
-    return net
-
-
-def _check_shapes(model: Any, wanted: Tree, found: Tree, where: str = "") -> None:
-    """Compare the arrays of two trees of one structure, by their paths."""
-    for name, expected in flatten(wanted).items():
-        leaf = flatten(found)[name]
-        if tuple(expected.shape) != tuple(leaf.shape):
-            raise DeclarationError(
-                f"{where}({model.kind}): expected {name} {tuple(expected.shape)}, "
-                f"found {tuple(leaf.shape)}"
-            )
 
 
 @singledispatch
@@ -282,6 +186,8 @@ def gradient(
 gradient.register(RBM, rbm.contrastive_divergence)
 gradient.register(AssociativeMemory, memory.contrastive_divergence)
 gradient.register(Autoencoder, reconstruction.gradient)
+gradient.register(SparseCoding, sparse_coding.gradient)
+gradient.register(PSD, psd.gradient)
 gradient.register(GenerativeDBN, updown.up_down)
 
 
@@ -350,6 +256,8 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
 
 
 encode.register(Autoencoder, autoencoder.encode)
+encode.register(SparseCoding, sparse_coding.encode)
+encode.register(PSD, psd.encode)
 encode.register(GenerativeDBN, updown.encode)
 
 
@@ -366,7 +274,9 @@ def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
     net = feed_forward_layers(model)[: layer + 1]
     nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
-    y, _ = chain.forward(net, feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn)
+    y, _ = chain.forward(
+        net, pretraining.feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn
+    )
     return layers.as_rows(y)
 
 
@@ -388,7 +298,7 @@ code_width.register(GenerativeDBN, updown.code_width)
 @code_width.register
 def _(model: Net, visible: int, layer: int | None = None) -> int:
     layer = _code_layer(model) if layer is None else layer
-    return math.prod(_inputs(model, visible)[layer + 1])
+    return math.prod(input_shapes(model, visible)[layer + 1])
 
 
 @singledispatch
@@ -412,10 +322,11 @@ def evaluate(model: Trainable, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
     An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
-    ``squared_error`` and ``loss`` of reconstructions. A net as pretrained: ``squared_error`` of
-    the pass up and down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and
-    ``confusion`` (K, K), true classes down, predicted across; one that generates too:
-    ``squared_error`` besides.
+    ``squared_error`` and ``loss`` of reconstructions. Sparse models: ``squared_error``,
+    ``nonzero_share`` and ``energy`` of inferred codes, a PSD ``prediction_distance`` and
+    ``predicted_squared_error`` too. A net as pretrained: ``squared_error`` of the pass up and
+    down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and ``confusion`` (K, K),
+    true classes down, predicted across; one that generates too: ``squared_error`` besides.
 
     Raises
     ------
@@ -439,12 +350,14 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
 
 evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
+evaluate.register(SparseCoding, sparse_coding.evaluate)
+evaluate.register(PSD, psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
 
 
 @evaluate.register
 def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if any(isinstance(p, PRETRAINED) for p in params):
+    if pretraining.stack(params):
         x = present(batch)
         error = _error(batch, x, reconstruct(model, params, x))
         return {"squared_error": float(error), "n": x.shape[0]}
@@ -464,40 +377,32 @@ def reconstruct(model: Model, params: Tree, x: Array) -> Array:
 
     Of a net, the layers that were pretrained are passed up and down, by means.
     """
-    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
-
-
-reconstruct.register(RBM, rbm.reconstruct)
-reconstruct.register(Autoencoder, autoencoder.reconstruct)
-reconstruct.register(GenerativeDBN, updown.reconstruct)
+    return pretraining.decode(model, params, encode(model, params, x), x.shape[1])
 
 
 @reconstruct.register
 def _(model: Net, params: Tree, x: Array) -> Array:
-    pairs = zip(model.layers, params, strict=False)
-    stack = [
-        (layer, own)
-        for layer, own in pairs
-        if isinstance(layer, Learner) and isinstance(own, PRETRAINED)
-    ]
-    widths = []
-    for layer, own in stack:
-        widths.append(x.shape[1])
-        x = encode(layer, own, x)
-    for (layer, own), width in zip(reversed(stack), reversed(widths), strict=True):
-        x = decode(layer, own, x, width)
-    return x
+    height = len(pretraining.stack(params))
+    shapes = input_shapes(model, x.shape[1])
+    y = _outputs(model, params, x, height - 1)
+    for i in reversed(range(height)):
+        y = pretraining.decode(model.layers[i], params[i], y, math.prod(shapes[i]))
+    return y
 
 
 @singledispatch
-def decode(model: Model, params: Tree, code: Array, visible: int) -> Array:
-    """Return what a layer that learned by itself makes of codes: (N, H) -> (N, visible)."""
-    raise NotImplementedError(f"no decoder is registered for {type(model).__name__}")
+def project_in_place(model: Trainable, params: Tree) -> None:
+    """Bring parameters that were stepped or averaged back to where the model wants them.
+
+    Most models leave them where they are. Done after every step, local or shared.
+    """
 
 
-@decode.register
-def _(model: RBM, params: RBMParams, code: Array, visible: int) -> Array:
-    return rbm.visible_mean(model, params, code)
+@project_in_place.register
+def _(model: SparseCoding, params: SparseCodingParams) -> None:
+    sparse_coding.hold_in_ball(params.dictionary)
 
 
-decode.register(Autoencoder, autoencoder.decode)
+@project_in_place.register
+def _(model: PSD, params: PSDParams) -> None:
+    sparse_coding.hold_on_sphere(params.dictionary)

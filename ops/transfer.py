@@ -6,13 +6,20 @@ Yosinski, Clune, Bengio, Lipson (2014), How transferable are features in deep ne
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pretraining
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import DBN, RBM, GenerativeDBN, Model, Net, feed_forward_layer
+from deepstrata.schemas.models import (
+    GenerativeDBN,
+    Learner,
+    Model,
+    Net,
+    Network,
+    feed_forward_layer,
+)
 from deepstrata.schemas.trees import Tree, flatten
 
-#: Fields that do not change what a trained layer computes.
-ASIDE = {"name", "initial_weights", "rate"}
+#: Fields that do not change what a trained layer computes; the last three are of a PSD.
+ASIDE = {"name", "initial_weights", "rate", "penalty", "steps", "prediction_weight"}
 
 Bottom = tuple[tuple[Any, ...], tuple[Tree, ...]]
 
@@ -30,13 +37,13 @@ def bottom(model: Model, params: Tree) -> Bottom:
 
 
 @bottom.register
-def _(model: RBM, params: Tree) -> Bottom:
-    return bottom(DBN(layers=(model,)), (params,))
+def _(model: Learner, params: Tree) -> Bottom:
+    return bottom(Network(layers=(model,)), (params,))
 
 
 @bottom.register
 def _(model: Net, params: Tree) -> Bottom:
-    return models.feed_forward_layers(model), models.feed_forward(params)
+    return models.feed_forward_layers(model), pretraining.feed_forward(params)
 
 
 @bottom.register
@@ -67,7 +74,7 @@ def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> t
             "or fewer"
         )
     ours = models.feed_forward_layers(model)
-    wanted = models.feed_forward(models.shapes(model, visible))
+    wanted = pretraining.feed_forward(models.shapes(model, visible))
     for i in range(count):
         name = getattr(model.layers[i], "name", "")
         where = f"layer {i}{f' {name!r}' if name else ''} ({model.layers[i].kind})"

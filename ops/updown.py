@@ -107,12 +107,11 @@ def _downward(model: GenerativeDBN, i: int) -> str:
     return "logistic" if model.layers[i].visible_units == "bernoulli" else "linear"
 
 
-def reconstruct(model: GenerativeDBN, params: GenerativeParams, x: Array) -> Array:
-    """Return the means of a pass up to the memory and down again: (N, V) -> (N, V)."""
-    x = recognise(params, x)
+def decode(model: GenerativeDBN, params: GenerativeParams, code: Array, visible: int) -> Array:
+    """Return the means of a pass down from what the memory sees: (N, F) -> (N, ``visible``)."""
     for i in reversed(range(len(model.layers))):
-        x = dense.forward(_downward(model, i), params.generative[i], x)
-    return x
+        code = dense.forward(_downward(model, i), params.generative[i], code)
+    return code
 
 
 def class_logits(model: GenerativeDBN, params: GenerativeParams, x: Array) -> Array:
@@ -135,8 +134,11 @@ def evaluate(model: GenerativeDBN, params: GenerativeParams, batch: Batch) -> di
     """
     labels = check_labels(batch.labels, batch.rows, model.memory.classes)
     x = present(batch)
-    again = present(batch._replace(x=reconstruct(model, params, x), scaling=None))
-    found = dense.classification(class_logits(model, params, x), labels)
+    features = recognise(params, x)
+    made = decode(model, params, features, x.shape[1])
+    again = present(batch._replace(x=made, scaling=None))
+    logits = memory.class_logits(model.memory, params.memory, features)
+    found = dense.classification(logits, labels)
     return {"squared_error": float(squared_error(x, again))} | found
 
 

@@ -54,6 +54,7 @@ from deepstrata.schemas.optimisers import (
     Steps,
     WarmUp,
 )
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     EarlyStopping,
@@ -99,6 +100,7 @@ _LAZY = {
 
 __all__ = [
     "DBN",
+    "PSD",
     "RBM",
     "SGD",
     "Activation",
@@ -146,6 +148,7 @@ __all__ = [
     "Scale",
     "SchemaError",
     "Softmax",
+    "SparseCoding",
     "Split",
     "Standardise",
     "Steps",

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from deepstrata.ops import models, preprocess, rbm, updown
+from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
@@ -141,7 +142,7 @@ class TrainedEncoder:
         return found.isel(energy=0).rename("free_energy")
 
     def decode(self, codes: xr.DataArray) -> xr.DataArray:
-        """Return the samples that codes stand for: means of the visible units, in the data's units.
+        """Return the samples that codes stand for, in the data's units: of an RBM, means of v.
 
         Parameters
         ----------
@@ -157,18 +158,24 @@ class TrainedEncoder:
         Raises
         ------
         SchemaError
-            The model is not a single RBM, or the codes are of another length.
+            The model is a net of layers, or the codes are of another length.
         """
-        machine = self._machine()
-        if codes.sizes.get(UNIT) != machine.hidden:
+        if isinstance(self.model, Layered):
             raise SchemaError(
-                f"codes: expected {machine.hidden} along the dimension {UNIT!r}, "
+                "expected a model that makes samples of codes, such as an RBM or an autoencoder; "
+                f"found a {self.model.kind}"
+            )
+        if codes.sizes.get(UNIT) != self.code_width:
+            raise SchemaError(
+                f"codes: expected {self.code_width} along the dimension {UNIT!r}, "
                 f"found {dict(codes.sizes)}"
             )
 
+        decode = partial(pretraining.decode, self.model, self.params, visible=self.info.visible)
+
         def decoded(x: Any) -> Any:
             x = np.ascontiguousarray(x, dtype=np.float32)
-            return preprocess.undo(self.affine, rbm.visible_mean(machine, self.params, x))
+            return preprocess.undo(self.affine, decode(x))
 
         sizes = dict(zip(self.info.feature_dims, self.info.feature_shape, strict=True))
         return _by_samples(codes, [UNIT], sizes, decoded).rename(self.info.features)
@@ -263,10 +270,8 @@ def load_encoder(path: str) -> TrainedEncoder:
     path = _model_path(path)
     info, flat = load_model(path)
     like = models.shapes(info.model, info.visible)
-    if isinstance(info.model, Layered) and not {f"params/{name}" for name in flatten(like)} <= set(
-        flat
-    ):
-        like = models.feed_forward(like)  # it was fine-tuned
+    if isinstance(info.model, Layered) and not flatten(like, "params").keys() <= flat.keys():
+        like = pretraining.feed_forward(like)  # it was fine-tuned
     params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})
     affine = tuple(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepstrata.ops import learning, models, optimisers
+from deepstrata.ops import finetuning, learning, models, optimisers, pretraining
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.partials import Batch, Partial, merge, take
 from deepstrata.pipelines import divergence
@@ -152,14 +152,14 @@ def replica_count(settings: Learning) -> int:
 def param_shapes(settings: Learning) -> Tree:
     """Return what the trained parameters look like; layers are trained as a feed-forward net."""
     shapes = models.shapes(settings.model, settings.visible)
-    return models.feed_forward(shapes) if isinstance(settings.model, Layered) else shapes
+    return pretraining.feed_forward(shapes) if isinstance(settings.model, Layered) else shapes
 
 
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
     if isinstance(settings.model, Layered | Autoencoder):
-        return models.start_net(settings.model, None, settings.visible, key, settings.backend)
+        return finetuning.start_net(settings.model, None, settings.visible, key, settings.backend)
     return models.init(settings.model, settings.visible, key, settings.backend)
 
 
@@ -223,8 +223,9 @@ def update_task(settings: Learning, at: Moment, rounded: Rounded, *partials: Par
         moved, state = optimisers.update(
             outer, at.rates, whole.total, whole.n, rounded.state.optimiser, moving
         )
-        divergence.check_round(at.round, at.epoch, whole, moved)
         params = learning.with_trained(before, moved, settings.factors)
+        models.project_in_place(settings.model, params)
+        divergence.check_round(at.round, at.epoch, whole, moved)
         return Rounded(TrainState(params, state), whole.n, whole.stats)
 
 

@@ -1,14 +1,9 @@
 """Gathering what the report shows of a run."""
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from deepstrata.ops import models, updown
-from deepstrata.ops.autoencoder import AutoencoderParams
+from deepstrata.ops import models, pretraining, updown
 from deepstrata.ops.partials import Batch
-from deepstrata.ops.rbm import RBMParams
-from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
 from deepstrata.pipelines.history import history_tree
@@ -17,11 +12,11 @@ from deepstrata.pipelines.report import Report, write_report
 from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.layers import Convolution, Dense, Softmax
-from deepstrata.schemas.models import RBM, GenerativeDBN, Layered
+from deepstrata.schemas.layers import Convolution
+from deepstrata.schemas.models import GenerativeDBN, Layered
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import classifies
-from deepstrata.schemas.trees import Array, Tree
+from deepstrata.schemas.trees import Array
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
 
@@ -101,11 +96,13 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
     """
     found, seen = [], None
-    for i, weights in enumerate(_matrices(trained.params.load())):
-        seen = weights if seen is None else seen @ weights
-        norms = np.linalg.norm(seen, axis=0)
+    for i, own in enumerate(pretraining.filters(trained.params.load())):
+        if seen is not None and own.shape[1] != len(seen):
+            break  # a layer without weights lies between
+        seen = own if seen is None else own @ seen
+        norms = np.linalg.norm(seen, axis=1)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
-        found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
+        found.append((f"layer {i + 1}", _picture(context, seen[strongest])))
     return tuple(found)
 
 
@@ -115,35 +112,16 @@ def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
     nets = [context.trained[name] for name in tuned if name in context.trained]
     if not nets or not isinstance(nets[0].model, Layered):
         return ()
-    layer = nets[0].model.layers[0]
-    if not isinstance(layer, Convolution | Dense | RBM | Softmax):
-        return ()
-    weights = nets[0].params.load()[0].weights
+    layer, own = nets[0].model.layers[0], nets[0].params.load()[0]
     if isinstance(layer, Convolution):  # its channels are drawn one below the other
-        pictures = np.moveaxis(weights, (-1, -2), (0, 1))
+        pictures = np.moveaxis(own.weights, (-1, -2), (0, 1))
+    elif found := pretraining.filters(own):
+        pictures = _picture(context, found[0])
     else:
-        pictures = _picture(context, weights.T)
+        return ()
     norms = np.linalg.norm(pictures.reshape(len(pictures), -1), axis=1)
     strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
     return (("layer 1", pictures[strongest]),)
-
-
-def _matrices(params: Tree) -> Iterator[Array]:
-    """Yield the weights of the layers at the bottom that are matrices, of codes not of decoders."""
-    if isinstance(params, GenerativeParams):
-        yield from _matrices(params.recognition)
-        yield params.memory.weights[: params.recognition[-1].bias.shape[0]]  # without the labels'
-        return
-    if isinstance(params, RBMParams):
-        params = (params,)
-    net = params.encoder if isinstance(params, AutoencoderParams) else models.feed_forward(params)
-    for own in net:
-        if isinstance(own, tuple) and not hasattr(own, "_fields"):
-            yield from _matrices(own)
-        elif getattr(getattr(own, "weights", None), "ndim", 0) == 2:
-            yield own.weights
-        else:
-            return
 
 
 def _with_generated(report: Report, context: Context, count: int) -> Report:

@@ -38,6 +38,7 @@ from deepstrata.schemas.optimisers import (
     WarmUp,
 )
 from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -267,6 +268,16 @@ def _(layer: AssociativeMemory) -> str:
 def _(layer: Autoencoder) -> str:
     noise = f", {layer.noise.kind.replace('_', ' ')} noise" if layer.noise else ""
     return f"autoencoder ({', '.join(map(_layer, layer.encoder))}{noise})"
+
+
+@_layer.register
+def _(layer: SparseCoding) -> str:
+    return f"sparse coding, {layer.atoms} atoms"
+
+
+@_layer.register
+def _(layer: PSD) -> str:
+    return f"PSD, {layer.atoms} atoms"
 
 
 @_layer.register

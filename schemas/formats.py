@@ -109,9 +109,19 @@ class HDF5(Declaration):
     """Names of the arrays in each of them; by default all."""
 
 
+class Patches(Declaration):
+    """Options of ``patches``."""
+
+    size: tuple[PositiveInt, PositiveInt] = (12, 12)
+    """Height and width of a patch."""
+    patches: PositiveInt = 20_000
+    """Patches in all, as many of one picture as of another."""
+
+
 OPTIONS: dict[str, type[Declaration]] = {
     "hdf5": HDF5,
     "images": Images,
+    "patches": Patches,
     "svmlight": Svmlight,
     "wav": Wav,
 }

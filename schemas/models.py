@@ -1,6 +1,7 @@
 """Models: what is learned. Sizes of the data are not declared; they come from the data."""
 
 import math
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -19,6 +20,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.sparse import PSD, SparseCoding
 
 
 class _Machine(Declaration):
@@ -91,15 +93,17 @@ def _(layer: Machine, shape: Shape) -> Shape:
 
 def _check_stack(layers: tuple[Any, ...]) -> None:
     """Refuse an RBM or a memory that cannot read what the layer below it gives."""
-    for i, layer in enumerate(layers[1:], start=1):
+    for i, (below, layer) in enumerate(pairwise(layers), start=1):
         if not isinstance(layer, Machine):
             continue
-        if isinstance(layer, RBM) and layer.visible_units != "bernoulli":
+        wanted = "gaussian" if isinstance(below, PSD) else "bernoulli"
+        if isinstance(layer, RBM) and layer.visible_units != wanted:
+            read = "codes of either sign" if isinstance(below, PSD) else "probabilities"
             raise ValueError(
                 f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
-                "probabilities of the layer below, so it takes bernoulli ones"
+                f"{read} of the layer below, so it takes {wanted} ones"
             )
-        if getattr(layers[i - 1], "hidden_units", "bernoulli") != "bernoulli":
+        if getattr(below, "hidden_units", "bernoulli") != "bernoulli":
             raise ValueError(
                 f"layer {i} ({layer.kind}) stands above an RBM with gaussian hidden units, whose "
                 "code is no probability; only the topmost layer can have them"
@@ -224,6 +228,10 @@ def _(layer: Autoencoder, shape: Shape) -> Shape:
     return shapes_through(layer.encoder, layer.input_shape or shape)[-1]
 
 
+Learner = RBM | Autoencoder | PSD
+"""Layers that learn without labels what a network then goes on with."""
+
+
 class Layered(Declaration):
     """Layers one above the other; the last may be a ``Softmax``, if the model is to classify."""
 
@@ -281,9 +289,7 @@ class Network(Layered):
 
     kind: Literal["network"] = "network"
     layers: Annotated[
-        tuple[
-            Annotated[RBM | Autoencoder | PlainLayer | Softmax, Field(discriminator="kind")], ...
-        ],
+        tuple[Annotated[Learner | PlainLayer | Softmax, Field(discriminator="kind")], ...],
         Field(min_length=1),
     ]
     input_shape: tuple[PositiveInt, ...] | None = None
@@ -292,8 +298,8 @@ class Network(Layered):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        names = [layer.name for layer in self.layers if not isinstance(layer, RBM) and layer.name]
-        twice = next((name for name in names if names.count(name) > 1), None)
+        names = [getattr(layer, "name", "") for layer in self.layers]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two layers are called {twice!r}; give one another name")
         # Of a vector no layer but those that know places asks how long it is.
@@ -331,5 +337,7 @@ def has_weights(layer: Any) -> bool:
 
 
 Net = DBN | Network
-Model = Annotated[RBM | Autoencoder | DBN | GenerativeDBN | Network, Field(discriminator="kind")]
+Model = Annotated[
+    Learner | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
+]
 Trainable = Model | AssociativeMemory  #: what one training trains

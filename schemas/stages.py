@@ -25,11 +25,13 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Layered,
+    Learner,
     Model,
     Net,
     has_weights,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
+from deepstrata.schemas.sparse import SparseCoding
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -201,26 +203,26 @@ class Pretrain(_Train):
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def pretrained(self) -> tuple[RBM | AssociativeMemory | Autoencoder, ...]:
-        """The RBMs and autoencoders at the bottom of the model, in the order of their training.
+    def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
+        """The layers at the bottom that need no labels, in the order of their training.
 
         Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
         generative net its RBMs and its memory.
         """
-        if isinstance(self.model, RBM):
-            return (self.model,)
         if isinstance(self.model, Autoencoder):
             return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
         if isinstance(self.model, GenerativeDBN):
             return (*self.model.layers, self.model.memory)
-        return tuple(_bottom(self.model.layers, RBM | Autoencoder))
+        if isinstance(self.model, Layered):
+            return tuple(_bottom(self.model.layers, Learner))
+        return (self.model,)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM or an Autoencoder: there is nothing "
-                "to pretrain; FineTune(model=...) trains one from fresh weights"
+                "expected a model whose first layer is an RBM, an Autoencoder or a PSD: there is "
+                "nothing to pretrain; FineTune(model=...) trains one from fresh weights"
             )
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(

@@ -47,6 +47,8 @@ def ingest(
                 options: frame, hop, frames, rate, floor
       svmlight  sparse text, one file or several; options: features, zero_based
       digits    scikit-learn's, which need no SOURCE: give "-"
+      patches   cut from pictures of a Zarr group, or of scikit-learn's with "-"
+                options: size, patches
 
     images, wav and svmlight take the options names and test too: regular expressions that find
     variables, and the test set, in the paths of files; images and wav take shuffle.

@@ -9,10 +9,12 @@ from typing import Any
 
 from deepstrata.ops import dense
 from deepstrata.ops.dense import DenseParams
+from deepstrata.ops.psd import EncoderParams
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
 from deepstrata.schemas.shapes import Shape
+from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import Tree
 
 
@@ -58,7 +60,7 @@ def as_rows(graph: Nodes, x: str, shape: Shape) -> str:
     return x if len(shape) == 1 else graph.call("Flatten", x, axis=1)
 
 
-def affine(graph: Nodes, params: DenseParams, x: str, shape: Shape) -> str:
+def affine(graph: Nodes, params: DenseParams | EncoderParams, x: str, shape: Shape) -> str:
     """Return the weighted inputs of a fully connected layer."""
     rows = as_rows(graph, x, shape)
     return graph.call("Gemm", rows, graph.constant(params.weights), graph.constant(params.bias))
@@ -72,6 +74,12 @@ def _(layer: Dense, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
 @write.register
 def _(layer: Softmax, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
     return graph.call("Softmax", affine(graph, params, x, shape), axis=1)
+
+
+@write.register
+def _(layer: PSD, params: EncoderParams, x: str, shape: Shape, graph: Nodes) -> str:
+    bounded = graph.call("Tanh", affine(graph, params, x, shape))
+    return graph.call("Mul", bounded, graph.constant(params.gain))
 
 
 @write.register

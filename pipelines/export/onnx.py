@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pretraining, psd
 from deepstrata.ops.autoencoder import AutoencoderParams
-from deepstrata.ops.dense import DenseParams
+from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines.environment import package_version
@@ -32,6 +32,7 @@ from deepstrata.schemas.models import (
     feed_forward_layer,
 )
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import Tree, nbytes
 from deepstrata.storage import stores
 
@@ -64,8 +65,13 @@ def outputs(model: Model, params: Tree, x: str, visible: int, graph: Nodes) -> d
 
 @outputs.register
 def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
-    hidden = DenseParams(params.weights, params.hidden_bias)
+    hidden = pretraining.recognition(params)
     return {CODE: write(feed_forward_layer(model), hidden, x, (visible,), graph)}
+
+
+@outputs.register
+def _(model: PSD, params: PSDParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
+    return {CODE: write(model, psd.encoder(params), x, (visible,), graph)}
 
 
 @outputs.register
@@ -95,7 +101,7 @@ def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str,
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
-    for layer, own, shape in zip(layers, models.feed_forward(params), shapes, strict=False):
+    for layer, own, shape in zip(layers, pretraining.feed_forward(params), shapes, strict=False):
         made.append(write(layer, own, made[-1], shape, graph))
     if model.classes is None:
         return {CODE: as_rows(graph, made[-1], shapes[-1])}

@@ -4,7 +4,7 @@ import time
 
 import xarray as xr
 
-from deepstrata.ops import models
+from deepstrata.ops import finetuning, models, pretraining
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
@@ -139,8 +139,8 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     model, whole = stage.model, saved[0]
     if stage.pretrained != (model,):
         model = _stack(stage)
-        params = models.assemble(model, tuple(layer.load() for layer in saved))
-        like = models.assemble(model, tuple(layer.like for layer in saved))
+        params = pretraining.assemble(model, tuple(layer.load() for layer in saved))
+        like = pretraining.assemble(model, tuple(layer.like for layer in saved))
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
         whole = Saved(url, checkpoints.save_part(url, params), like)
     context.trained[stage.name] = TrainedModel(model, whole, key)
@@ -218,7 +218,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             feed=feed._replace(visible_units=visible_units(model)), counts=counts
         )
     if parent is not None:
-        net = models.start_net(
+        net = finetuning.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
         url = stores.join(training.url, "start.safetensors")

@@ -2,7 +2,7 @@
 
 import time
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pretraining
 from deepstrata.ops.preprocess import Affine
 from deepstrata.pipelines.context import Context, TrainedModel, digest_of, stage_digest
 from deepstrata.pipelines.feeds import Saved
@@ -59,7 +59,7 @@ def _remember(stage: Transfer, context: Context, record: StageRecord) -> None:
     """Let later stages go on from the layers, and see the data as the parent saw its own."""
     key = _content(stage, context, record.outputs["parent_weights"])
     url = training_url(context, stage.name, key)
-    like = models.feed_forward(models.shapes(stage.trunk, context.visible))
+    like = pretraining.feed_forward(models.shapes(stage.trunk, context.visible))
     saved = Saved(stores.join(url, "params.safetensors"), record.outputs["params"], like)
     context.trained[stage.name] = TrainedModel(stage.trunk, saved, key)
     digests = [v for name, v in record.outputs.items() if name.startswith("affine-")]

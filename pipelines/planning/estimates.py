@@ -7,7 +7,7 @@ import math
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pretraining
 from deepstrata.pipelines.context import PASS_SHARDS
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
@@ -136,7 +136,7 @@ def _(stage: Apply | Split, pipeline: Pipeline, found: Data) -> list[Step]:
 
 @estimate.register
 def _(stage: Transfer, pipeline: Pipeline, found: Data) -> list[Step]:
-    specs = models.feed_forward(models.shapes(stage.trunk, found.visible))
+    specs = pretraining.feed_forward(models.shapes(stage.trunk, found.visible))
     note = f"{stage.taken} layers are copied by the client"
     return [Step(stage.name, bytes_written=nbytes(specs), weights=nbytes(specs) // 4, note=note)]
 

@@ -7,6 +7,7 @@ from deepstrata.storage.formats.hdf5 import open_hdf5
 from deepstrata.storage.formats.idx import open_idx
 from deepstrata.storage.formats.images import open_images
 from deepstrata.storage.formats.labelled import open_netcdf, open_zarr
+from deepstrata.storage.formats.patches import open_patches
 from deepstrata.storage.formats.svmlight import open_svmlight
 from deepstrata.storage.formats.table import open_csv
 from deepstrata.storage.formats.wav import open_wav
@@ -22,6 +23,7 @@ FORMATS: dict[str, Format] = {
     "netcdf": open_netcdf,
     "npy": open_npy,
     "npz": open_npz,
+    "patches": open_patches,
     "svmlight": open_svmlight,
     "wav": open_wav,
     "zarr": open_zarr,

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("cd1", "convolution", "raina", "reading", "rounds", "outofcore")
+NAMES = ("cd1", "convolution", "raina", "sparse", "reading", "rounds", "outofcore")
 
 
 def summary(name: str) -> str:

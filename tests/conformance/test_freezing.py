@@ -22,7 +22,7 @@ from deepstrata import (
     Synchronous,
     ZarrSource,
 )
-from deepstrata.ops import models, optimisers
+from deepstrata.ops import finetuning, models, optimisers
 from deepstrata.ops.learning import local_steps, trained
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.random import uniform
@@ -53,7 +53,7 @@ def steps(optimiser, params, factors=(), model=NET, batch=BATCH):
 
 
 def start():
-    return models.start_net(NET, None, V, KEY)
+    return finetuning.start_net(NET, None, V, KEY)
 
 
 def assert_same(a, b):

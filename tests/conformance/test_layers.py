@@ -26,6 +26,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.models import Network
 from deepstrata.schemas.shapes import shape_after
+from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 VECTOR, SOUND, IMAGE = (11,), (12, 3), (7, 6, 4)
@@ -39,6 +40,8 @@ CASES = [
     (Activation(function="tanh"), VECTOR),
     (Activation(function="relu"), IMAGE),
     (Dropout(rate=0.4), IMAGE),
+    (PSD(atoms=6), VECTOR),
+    (PSD(atoms=6), IMAGE),
     (Convolution(maps=5, kernel=(3, 2)), IMAGE),
     (Convolution(maps=5, kernel=(3, 2), stride=2, padding=1, activation="tanh"), IMAGE),
     (Convolution(maps=5, kernel=(3, 3), stride=(2, 1), padding="same", dilation=2), IMAGE),

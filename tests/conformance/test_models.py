@@ -4,7 +4,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from deepstrata.ops import models, optimisers
+from deepstrata.ops import finetuning, models, optimisers
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
@@ -22,6 +22,7 @@ from deepstrata.schemas.models import (
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 V, N, KEY = 12, 30, Key(77)
@@ -34,6 +35,10 @@ MODELS = [
     RBM(hidden=4, hidden_units="gaussian"),
     RBM(hidden=7, persistent=True, chains=9),
     RBM(hidden=7, persistent=True, chains=9, visible_units="gaussian", gibbs_steps=2),
+    SparseCoding(atoms=9, penalty=0.2, steps=30),
+    SparseCoding(atoms=30, penalty=0.2, steps=30),
+    SparseCoding(atoms=9, penalty=0.2, steps=10, inference="line_search"),
+    PSD(atoms=9, penalty=0.2),
     DBN(layers=(Softmax(classes=3),)),
     DBN(layers=(RBM(hidden=7), RBM(hidden=5), Softmax(classes=3))),
     DBN(layers=(RBM(hidden=7, visible_units="gaussian"), Dense(units=6), Softmax(classes=3))),
@@ -49,6 +54,7 @@ MODELS = [
     GenerativeDBN(layers=(RBM(hidden=7), RBM(hidden=6)), memory=MEMORY),
     GenerativeDBN(layers=(RBM(hidden=7, visible_units="gaussian"),), memory=MEMORY),
     Network(layers=(RBM(hidden=7), Dense(units=6, activation="softplus"), Softmax(classes=3))),
+    Network(layers=(PSD(atoms=7), RBM(hidden=5, visible_units="gaussian"), Softmax(classes=3))),
     Network(
         layers=(
             Dense(units=8, activation="scaled_tanh"),
@@ -111,7 +117,7 @@ def make_batch(model, n=N, masked=False):
 def start(model):
     """Return parameters that ``gradient`` takes, and a carry."""
     if isinstance(model, Layered):
-        return models.start_net(model, None, V, KEY), models.carry(model, V, KEY)
+        return finetuning.start_net(model, None, V, KEY), models.carry(model, V, KEY)
     return models.init(model, V, KEY), models.carry(model, V, KEY)
 
 
@@ -138,10 +144,10 @@ class TestModel:
         assert_same(params, models.init(model, V, KEY))
         other = models.init(model, V, Key(78))
         for name, leaf in flatten(params).items():
-            if name.endswith("weights"):
+            if name.endswith(("weights", "dictionary")):
                 assert (leaf != flatten(other)[name]).any()
             else:
-                assert not leaf.any()
+                assert (leaf == float(name.endswith("gain"))).all()
 
     def test_gradient_is_shaped_like_the_parameters(self, model):
         params, carry = start(model)

@@ -9,6 +9,7 @@ from distributed import Client
 from support import StopAfter, same, stopping
 
 from deepstrata import (
+    PSD,
     RBM,
     SGD,
     Adam,
@@ -38,8 +39,12 @@ STRATEGIES = [
     Delayed(rounds=3, batch=10, shards=3, buffer=2),
 ]
 GRID, EVEN = shard_grid(180, 30), shard_grid(240, 30)
-MODELS = [RBM(hidden=6), RBM(hidden=6, persistent=True, chains=10)]
-OPTIMISERS = [SGD(learning_rate=0.1, momentum=0.5), Adam(learning_rate=0.01)]
+MODELS = [RBM(hidden=6), RBM(hidden=6, persistent=True, chains=10), PSD(atoms=6, penalty=0.5)]
+OPTIMISERS = [
+    SGD(learning_rate=0.1, momentum=0.5),
+    Adam(learning_rate=0.01),
+    SGD(learning_rate=0.02),
+]
 CASES = [
     pytest.param(strategy, model, optimiser, id=f"{strategy.kind}-{i}")
     for i, (strategy, (model, optimiser)) in enumerate(
@@ -49,7 +54,7 @@ CASES = [
 
 
 def pipeline(
-    path: str, strategy: Strategy, model: RBM, optimiser: SGD | Adam, **more: int
+    path: str, strategy: Strategy, model: RBM | PSD, optimiser: SGD | Adam, **more: int
 ) -> Pipeline:
     stage = Pretrain(model=model, optimiser=optimiser, strategy=strategy, epochs=4, **more)
     return Pipeline(

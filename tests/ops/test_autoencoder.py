@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deepstrata.ops import models
+from deepstrata.ops import finetuning, models, pretraining
 from deepstrata.ops.autoencoder import AutoencoderParams, BiasParams, decode
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.noise import corrupt
@@ -94,7 +94,7 @@ def test_gradients_agree_with_finite_differences_of_the_loss(fields, masked):
 
 def test_a_network_of_autoencoders_is_trained_through_their_encoders():
     model = Network(layers=(TIED, Autoencoder(encoder=DEEP), Softmax(classes=3)))
-    net = tree_map(lambda a: a.astype(np.float64), models.start_net(model, None, V, KEY))
+    net = tree_map(lambda a: a.astype(np.float64), finetuning.start_net(model, None, V, KEY))
     assert_slopes(model, net, batch())
 
 
@@ -209,15 +209,15 @@ def test_rbms_are_unrolled_to_the_stack_that_goes_up_and_down(tied):
         tree_map(lambda a: a + drawn(a.shape, 3, np.float32), models.init(rbm, width, KEY))
         for rbm, width in zip(rbms, (V, 7), strict=True)
     )
-    net = models.start_net(model, stack, V, KEY)
+    net = finetuning.start_net(model, stack, V, KEY)
     assert all(type(own) is (BiasParams if tied else DenseParams) for own in net.decoder)
     x = batch(np.float32).x
     up = models.encode(rbms[1], stack[1], models.encode(rbms[0], stack[0], x))
     np.testing.assert_array_equal(models.encode(model, net, x), up)
-    down = models.decode(rbms[0], stack[0], models.decode(rbms[1], stack[1], up, 7), V)
+    down = pretraining.decode(rbms[0], stack[0], pretraining.decode(rbms[1], stack[1], up, 7), V)
     np.testing.assert_allclose(decode(model, net, up, V), down, rtol=1e-5)
     assert type(stack[0]) is RBMParams
-    assert models.start_net(model, net, V, KEY) is net
+    assert finetuning.start_net(model, net, V, KEY) is net
     if not tied:
         assert net.decoder[-1].weights.flags.c_contiguous
         assert not np.shares_memory(net.decoder[-1].weights, stack[0].weights)
@@ -226,7 +226,7 @@ def test_rbms_are_unrolled_to_the_stack_that_goes_up_and_down(tied):
 def test_layers_above_the_rbms_begin_fresh():
     model = Autoencoder(encoder=(RBM(hidden=7), Dense(units=4, activation="tanh")))
     stack = (models.init(RBM(hidden=7), V, KEY),)
-    net, fresh = models.start_net(model, stack, V, KEY), models.init(model, V, KEY)
+    net, fresh = finetuning.start_net(model, stack, V, KEY), models.init(model, V, KEY)
     assert net.encoder[0].weights is stack[0].weights
     np.testing.assert_array_equal(net.encoder[1].weights, fresh.encoder[1].weights)
     np.testing.assert_array_equal(net.decoder[0].weights, fresh.decoder[0].weights)
@@ -239,7 +239,7 @@ def test_a_pretrained_stack_is_measured_by_its_pass_up_and_down():
     params = start(model, np.float32)[:2]
     code = models.encode(RBM(hidden=4), params[1], models.encode(TIED, params[0], samples.x))
     np.testing.assert_array_equal(models.encode(model, params, samples.x, 1), code)
-    y = decode(TIED, params[0], models.decode(RBM(hidden=4), params[1], code, 6), V)
+    y = decode(TIED, params[0], pretraining.decode(RBM(hidden=4), params[1], code, 6), V)
     found = models.evaluate(model, params, samples)
     assert found["squared_error"] == pytest.approx(((y - samples.x) ** 2).sum(), rel=1e-5)
 
@@ -264,4 +264,4 @@ def test_shapes_that_do_not_fit_are_named():
     with pytest.raises(DeclarationError, match=r"input_shape=\(2, 4\) is not 9 features"):
         models.init(Autoencoder(encoder=ONE, input_shape=(2, 4)), V, KEY)
     with pytest.raises(DeclarationError, match=r"expected encoder/0/weights \(9, 6\), found"):
-        models.start_net(TIED, models.init(TIED, 10, KEY), V, KEY)
+        finetuning.start_net(TIED, models.init(TIED, 10, KEY), V, KEY)

@@ -84,6 +84,22 @@ def test_relu_gives_the_oracles_bits():
         assert str(made.dtype).endswith("float32")
 
 
+def test_shrink_gives_the_oracles_bits():
+    u, _ = inputs(scale=1.0)
+    offset, z = random.normal(Key(1), np.arange(7), 1111), random.normal(Key(2), np.arange(7), 1111)
+    offset[0, :4] = np.nan, np.inf, -np.inf, 0.7 - u[0, 3]
+    found, new = u.copy(), z.copy()
+    kernels.shrink(found, offset, new, 0.7, 0.4)
+    exact = np.sign(u + offset) * np.maximum(np.abs(u + offset) - np.float32(0.7), 0)
+    np.testing.assert_allclose(new, exact, rtol=1e-6)
+    np.testing.assert_allclose(found, new + 0.4 * (new - z), rtol=1e-4, atol=1e-6)
+    assert 0.2 < (new == 0).mean() < 0.6
+    for arrays in libraries(u.copy(), offset, z.copy()):
+        kernels.shrink(*arrays, 0.7, 0.4)
+        np.testing.assert_array_equal(np.asarray(arrays[0]), found)
+        np.testing.assert_array_equal(np.asarray(arrays[2]), new)
+
+
 @pytest.mark.parametrize("units", [1, 15, 16, 1111])
 def test_squared_error(units):
     x, _ = inputs(units=units)

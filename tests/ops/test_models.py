@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepstrata.ops import models
+from deepstrata.ops import finetuning, models, pretraining
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.random import normal, uniform
@@ -33,7 +33,7 @@ def batch(dtype=np.float32):
 
 
 def test_gradient_agrees_with_finite_differences_of_the_loss():
-    net = tree_map(lambda a: a.astype(np.float64), models.start_net(NET, None, V, KEY))
+    net = tree_map(lambda a: a.astype(np.float64), finetuning.start_net(NET, None, V, KEY))
     samples = batch(np.float64)
     partial, _ = models.gradient(NET, net, samples, KEY)
     directions = tree_map(
@@ -61,44 +61,44 @@ def test_weights_are_addressed_so_that_a_wider_model_begins_alike():
 
 def test_layers_of_one_size_begin_with_different_weights():
     model = DBN(layers=(Dense(units=V), Dense(units=V), Softmax(classes=V)))
-    for net in (models.init(model, V, KEY), models.start_net(model, None, V, KEY)):
+    for net in (models.init(model, V, KEY), finetuning.start_net(model, None, V, KEY)):
         assert (net[0].weights != net[1].weights).all()
         assert (net[1].weights != net[2].weights).all()
 
 
 def test_a_net_starts_from_pretrained_layers_and_a_small_softmax():
     params = pretrained()
-    net = models.start_net(NET, params[:2], V, KEY)
+    net = finetuning.start_net(NET, params[:2], V, KEY)
     assert all(type(p) is DenseParams for p in net)
     for entry, rbm in zip(net, params[:2], strict=False):
         assert entry.weights is rbm.weights
         assert entry.bias is rbm.hidden_bias
     assert np.abs(net[3].weights).max() < 0.05
-    fresh = models.start_net(NET, None, V, KEY)
+    fresh = finetuning.start_net(NET, None, V, KEY)
     assert fresh[3].weights.std() == pytest.approx((2 / 8) ** 0.5, rel=0.5)
     for given in (params, (*params[:2], *models.init(NET, V, KEY)[2:])):
-        again = models.start_net(NET, given, V, KEY)
+        again = finetuning.start_net(NET, given, V, KEY)
         for a, b in zip(leaves(again), leaves(net), strict=True):
             np.testing.assert_array_equal(a, b)
-    tuned = models.start_net(NET, fresh, V, Key(0))
+    tuned = finetuning.start_net(NET, fresh, V, Key(0))
     assert all(a is b for a, b in zip(leaves(tuned), leaves(fresh), strict=True))
-    specs = models.feed_forward(models.shapes(NET, V))
+    specs = pretraining.feed_forward(models.shapes(NET, V))
     assert [s.shape for s in leaves(specs)] == [a.shape for a in leaves(net)]
     assert all(isinstance(s, ArraySpec) for s in leaves(specs))
 
 
 def test_nets_that_cannot_start_are_refused():
     with pytest.raises(DeclarationError, match="a DBN or a Network with a Softmax"):
-        models.start_net(DBN(layers=STACK), None, V, KEY)
+        finetuning.start_net(DBN(layers=STACK), None, V, KEY)
     with pytest.raises(DeclarationError, match=r"layer 0 \(rbm\): expected weights \(10, 8\)"):
-        models.start_net(NET, pretrained(), 10, KEY)
+        finetuning.start_net(NET, pretrained(), 10, KEY)
 
 
 def test_codes_of_each_layer_before_and_after_fine_tuning():
     params, x = pretrained(), batch().x
     first = hidden_mean(params[0], x)
     second = hidden_mean(params[1], first)
-    net = models.feed_forward(params)
+    net = pretraining.feed_forward(params)
     for form in (params, net):
         np.testing.assert_array_equal(models.encode(NET, form, x, 0), first)
         np.testing.assert_array_equal(models.encode(NET, form, x, 1), second)
@@ -131,7 +131,7 @@ def test_encode_and_predict_leave_the_data_alone():
 
 
 def test_a_classifier_is_measured_by_its_predictions():
-    net, samples = models.feed_forward(pretrained()), batch()
+    net, samples = pretraining.feed_forward(pretrained()), batch()
     found = models.evaluate(NET, net, samples)
     p = models.predict(NET, net, samples.x)
     assert found["loss"] == pytest.approx(-np.log(p[np.arange(N), samples.labels]).sum(), rel=1e-4)
@@ -159,7 +159,7 @@ def test_a_pretrained_stack_is_measured_by_its_pass_up_and_down():
 
 
 def test_labels_are_checked():
-    net = models.start_net(NET, None, V, KEY)
+    net = finetuning.start_net(NET, None, V, KEY)
     for samples, message in (
         (batch()._replace(labels=None), "no labels"),
         (batch()._replace(labels=np.arange(N)), "label 3 at row 3: expected 0 to 2"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logsumexp
 
-from deepstrata.ops import memory, models, rbm, transfer, updown
+from deepstrata.ops import memory, models, pretraining, rbm, transfer, updown
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.random import normal, uniform
@@ -143,7 +143,7 @@ def test_gaussian_samples_are_generated_by_their_mean():
     down = params.generative[0]
     features = updown.recognise(params, x)
     np.testing.assert_allclose(
-        updown.reconstruct(model, params, x), features @ down.weights + down.bias, rtol=1e-5
+        models.reconstruct(model, params, x), features @ down.weights + down.bias, rtol=1e-5
     )
     rows = np.arange(40)
     assert np.abs(updown.generate(model, params, rows % K, rows, Key(1), 3)).max() > 1
@@ -152,7 +152,7 @@ def test_gaussian_samples_are_generated_by_their_mean():
 def test_tied_weights_are_those_of_the_trained_machines():
     sizes = zip((*DEEP.layers, DEEP.memory), (V, 6, 5), strict=True)
     layers = tuple(models.init(m, inputs, Key(inputs)) for m, inputs in sizes)
-    params = models.assemble(DEEP, layers)
+    params = pretraining.assemble(DEEP, layers)
     x, codes = batch().x, batch().x
     for machine, p in zip(DEEP.layers, layers, strict=False):
         codes = models.encode(machine, p, codes)
@@ -160,9 +160,11 @@ def test_tied_weights_are_those_of_the_trained_machines():
     down = codes
     for machine, p in reversed(list(zip(DEEP.layers, layers, strict=False))):
         down = rbm.visible_mean(machine, p, down)
-    np.testing.assert_allclose(updown.reconstruct(DEEP, params, x), down, rtol=1e-6)
+    np.testing.assert_allclose(models.reconstruct(DEEP, params, x), down, rtol=1e-6)
     assert all(leaf.flags.c_contiguous for leaf in leaves(params))
-    specs = models.assemble(DEEP, tuple(tree_map(lambda a: ArraySpec(a.shape), p) for p in layers))
+    specs = pretraining.assemble(
+        DEEP, tuple(tree_map(lambda a: ArraySpec(a.shape), p) for p in layers)
+    )
     assert specs == models.shapes(DEEP, V)
     logits = memory.class_logits(DEEP.memory, layers[-1], codes)
     np.testing.assert_allclose(updown.class_logits(DEEP, params, x), logits, rtol=1e-6)

@@ -41,6 +41,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Network,
 )
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage.models import ModelInfo
@@ -52,6 +53,9 @@ MODELS = {
     "gaussian rbm": (RBM(hidden=5, visible_units="gaussian"), (4, 3)),
     "linear rbm": (RBM(hidden=5, hidden_units="gaussian"), (7,)),
     "autoencoder": (Autoencoder(encoder=(Dense(units=5), Dense(units=3)), tied=True), (4, 3)),
+    "psd": (PSD(atoms=5), (4, 3)),
+    "pretrained psd": (Network(layers=(PSD(atoms=5), PSD(atoms=3))), (7,)),
+    "psd below a softmax": (Network(layers=(PSD(atoms=5), Softmax(classes=3))), (7,)),
     "pretrained dbn": (DBN(layers=(RBM(hidden=5), RBM(hidden=4))), (7,)),
     "dbn": (DBN(layers=(RBM(hidden=5), Softmax(classes=3))), (4, 3)),
     "generative": (
@@ -183,7 +187,8 @@ IN_TORCH = [
     name
     for name in CASES
     if not any(
-        s in name for s in ("local", "contrast", "scaled", "auto", "linear rbm", "generative")
+        s in name
+        for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd", "generative")
     )
 ]
 
@@ -246,6 +251,8 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
         export(encoder, str(tmp_path / "a"), "pmml")
     with pytest.raises(StorageError, match="exists already; choose another path"):
         export(encoder, str(tmp_path))
+    with pytest.raises(DeclarationError, match="'sparse_coding' has no form in ONNX"):
+        to_onnx(trained(SparseCoding(atoms=3), (7,)))
     monkeypatch.setattr("deepstrata.pipelines.export.onnx.LARGEST", 100)
     with pytest.raises(DeclarationError, match="GiB of weights: an ONNX file holds 2"):
         export(encoder, str(tmp_path / "a.onnx"))
@@ -256,11 +263,28 @@ def test_what_cannot_be_exported_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-def test_only_an_rbm_says_how_likely_samples_are_and_decodes() -> None:
+@pytest.mark.parametrize("case", ["gaussian rbm", "autoencoder", "psd"])
+def test_codes_are_decoded_to_the_units_of_the_data(case: str) -> None:
+    encoder = trained(*CASES[case])
+    data = xr.DataArray(samples(encoder), dims=("sample", "y", "x"))
+    found = encoder.decode(encoder.encode(data))
+    assert found.dims == data.dims
+    x = data.values.reshape(len(data), -1)
+    for shift, divisor in encoder.affine:
+        x = (x - shift) / divisor
+    x = models.reconstruct(encoder.model, encoder.params, x)
+    for shift, divisor in reversed(encoder.affine):
+        x = x * divisor + shift
+    np.testing.assert_allclose(found.values.reshape(len(x), -1), x, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_model_cannot_say_of_samples_or_codes() -> None:
     encoder = trained(*CASES["dbn"])
     data = xr.DataArray(samples(encoder), dims=("sample", "y", "x"))
     with pytest.raises(SchemaError, match="a single RBM, found a dbn"):
         encoder.free_energy(data)
+    with pytest.raises(SchemaError, match="makes samples of codes, .*found a dbn"):
+        encoder.decode(encoder.encode(data))
     machine = trained(*CASES["rbm"])
     with pytest.raises(SchemaError, match="expected 5 along the dimension 'unit'"):
         machine.decode(xr.DataArray(np.zeros((2, 4)), dims=("sample", "unit")))

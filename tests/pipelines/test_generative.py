@@ -116,6 +116,12 @@ def test_the_model_is_used_by_itself(reference: Run, bars_path: str, client: Cli
     np.testing.assert_array_equal(model.encode(dataset), reference.codes["code"])
     guessed = model.predict(dataset).argmax("class")
     assert (guessed != dataset["label"]).mean() < 0.25
+    again = model.decode(model.encode(dataset))
+    assert again.dims[1:] == ("y", "x")
+    assert (
+        abs(again - dataset["image"]).mean()
+        < abs(dataset["image"].mean() - dataset["image"]).mean()
+    )
 
 
 def test_it_generates_what_its_labels_say(reference: Run) -> None:

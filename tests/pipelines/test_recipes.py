@@ -23,6 +23,14 @@ def test_digits_are_learned(client: Client, out: str) -> None:
     assert {"train_free_energy", "validation_free_energy"} <= set(gap.data_vars)
 
 
+def test_patches_have_sparse_codes(client: Client, out: str) -> None:
+    short = {"pretrain.epochs": 1, "pretrain.model.atoms": 36, "report.examples": 36}
+    done = run(load_pipeline("psd-patches").replace(**short), client, out=out)
+    assert done.metrics["test_squared_error"] < 50
+    assert done.metrics["test_nonzero_share"] < 0.5
+    assert done.codes["code"].shape == (20_000, 36)
+
+
 def test_mnist_comes_with_its_own_split(client: Client, out: str, shared_data) -> None:
     short = {"pretrain.epochs": 1, "finetune.epochs": 1, "pretrain.activations": "recompute"}
     small = {f"pretrain.model.layers.{i}.hidden": 32 for i in range(3)}

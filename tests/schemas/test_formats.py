@@ -5,13 +5,14 @@ from typing import Any
 import pytest
 
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.formats import HDF5, OPTIONS, Images, Svmlight, Wav, declared
+from deepstrata.schemas.formats import HDF5, OPTIONS, Images, Patches, Svmlight, Wav, declared
 
 
 def test_options_are_declared_by_the_name_of_the_format() -> None:
     assert declared("wav", {"frame": 256, "hop": 0.5}) == Wav(frame=256, hop=0.5)
     assert declared("images", {"size": (3, 4)}) == Images(size=(3, 4))
     assert declared("hdf5", {"groups": ("a",)}) == HDF5(groups=("a",))
+    assert declared("patches", {"size": (8, 8)}) == Patches(size=(8, 8))
     assert declared("svmlight", {}) == Svmlight()
     assert declared("csv", {}) is None
 
@@ -37,6 +38,7 @@ def test_every_option_explains_itself(format: str) -> None:
         ("wav", {"test": "a", "names": "(?P<subset>a)"}, "found both"),
         ("images", {"size": (3,)}, "size"),
         ("images", {"mode": "green"}, "mode: should be 'grey' or 'colour'"),
+        ("patches", {"patches": 0}, "patches: should be greater than 0"),
         ("svmlight", {"zero_based": "maybe"}, "zero_based"),
         ("hdf5", {"groups": ()}, "groups: expected at least 1, found 0"),
     ],

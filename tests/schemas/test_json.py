@@ -30,6 +30,7 @@ from deepstrata.schemas.optimisers import (
     WarmUp,
 )
 from deepstrata.schemas.pipelines import RESERVED, Pipeline
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     EarlyStopping,
@@ -192,6 +193,12 @@ def stacks(draw: st.DrawFn) -> Model:
     return DBN(layers=(first, *middle, draw(st.builds(Softmax, classes=COUNTS))))
 
 
+SPARSE = {"atoms": COUNTS, "penalty": POSITIVE, "steps": COUNTS}
+DICTIONARIES = st.builds(
+    SparseCoding, inference=st.sampled_from(["fista", "line_search"]), **SPARSE
+) | st.builds(PSD, prediction_weight=POSITIVE, **SPARSE)
+
+
 @st.composite
 def pretrains(draw: st.DrawFn) -> Pretrain:
     stage = draw(st.builds(Pretrain, model=stacks(), optimiser=OPTIMISERS, **TRAINING))
@@ -212,7 +219,8 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
     scales = st.builds(Scale, minimum=MAYBE | st.floats(-9, 0), maximum=MAYBE | st.floats(1, 9))
     prepared += draw(st.lists(scales | st.builds(Standardise, epsilon=POSITIVE), max_size=2))
-    trained = [draw(pretrains())]
+    dictionaries = st.builds(Pretrain, model=DICTIONARIES, optimiser=OPTIMISERS, **TRAINING)
+    trained = [*draw(st.lists(dictionaries, max_size=1)), draw(pretrains())]
     trained += draw(
         st.lists(
             st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),

@@ -17,16 +17,25 @@ from deepstrata.schemas.models import (
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.shapes import shape_after
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import classifies
 
 MEMORY = AssociativeMemory(hidden=6, classes=4)
+CLASSIFIERS = [
+    DBN(layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=3), Softmax(classes=2))),
+    DBN(layers=(Dense(units=4, activation="relu"), Dense(units=3), Softmax(classes=2))),
+    Network(layers=(Autoencoder(encoder=(Dense(units=4),)), Softmax(classes=2))),
+    Network(layers=(PSD(atoms=7), RBM(hidden=5, visible_units="gaussian"), Softmax(classes=2))),
+    GenerativeDBN(layers=(RBM(hidden=5, visible_units="gaussian"),), memory=MEMORY),
+]
 MODELS = [
+    *CLASSIFIERS,
     RBM(hidden=5),
     RBM(hidden=5, visible_units="gaussian", gibbs_steps=3, persistent=True, chains=7),
     RBM(hidden=5, sparsity_target=0.1, sparsity_cost=0.01, weight_scale=0.1),
+    SparseCoding(atoms=7, penalty=0.1, steps=3, inference="line_search"),
+    PSD(atoms=7, prediction_weight=2.0),
     DBN(layers=(RBM(hidden=5),)),
-    DBN(layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=3), Softmax(classes=2))),
-    DBN(layers=(Dense(units=4, activation="relu"), Dense(units=3), Softmax(classes=2))),
     RBM(hidden=5, hidden_units="gaussian"),
     Autoencoder(encoder=(Dense(units=4),), tied=True, noise=MaskingNoise(), contraction_cost=1),
     Autoencoder(encoder=(RBM(hidden=4), Dense(units=3)), noise=GaussianNoise(deviation=1)),
@@ -37,8 +46,6 @@ MODELS = [
         noise=SaltAndPepperNoise(low=-1),
         corrupted_weight=2,
     ),
-    Network(layers=(Autoencoder(encoder=(Dense(units=4),)), Softmax(classes=2))),
-    GenerativeDBN(layers=(RBM(hidden=5, visible_units="gaussian"),), memory=MEMORY),
 ]
 
 
@@ -73,6 +80,20 @@ def test_an_rbm_out_of_range_is_refused(fields: dict[str, object]) -> None:
         RBM(**fields)
 
 
+@pytest.mark.parametrize("kind", [SparseCoding, PSD])
+@pytest.mark.parametrize("fields", [{"atoms": 0}, {"penalty": 0.0}, {"steps": 0}])
+def test_a_sparse_model_out_of_range_is_refused(
+    kind: type[Declaration], fields: dict[str, object]
+) -> None:
+    with pytest.raises(ValidationError, match=next(iter(fields))):
+        kind(**{"atoms": 2} | fields)
+
+
+def test_codes_of_a_psd_are_no_probabilities() -> None:
+    with pytest.raises(ValidationError, match="layer 1 is an RBM with bernoulli visible units"):
+        Network(layers=(PSD(atoms=2), RBM(hidden=2)))
+
+
 def test_a_cost_of_sparsity_needs_a_target() -> None:
     with pytest.raises(ValidationError, match=r"sparsity_cost=0\.1 has no effect without"):
         RBM(hidden=2, sparsity_cost=0.1)
@@ -103,9 +124,7 @@ def test_a_net_has_layers() -> None:
 
 
 def test_what_classifies() -> None:
-    assert [classifies(model) for model in MODELS] == (
-        [False] * 4 + [True] * 2 + [False] * 4 + [True] * 2
-    )
+    assert [model for model in MODELS if classifies(model)] == CLASSIFIERS
 
 
 def test_a_mirror_image_has_the_sizes_and_activations_in_reverse() -> None:

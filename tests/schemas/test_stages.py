@@ -18,6 +18,7 @@ from deepstrata.schemas.models import (
     Network,
 )
 from deepstrata.schemas.optimisers import SGD, Adam
+from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     EarlyStopping,
@@ -153,13 +154,15 @@ def test_layers_at_the_bottom_are_pretrained() -> None:
     assert Pretrain(model=STACK).pretrained == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
     assert Pretrain(model=mixed).pretrained == (RBM(hidden=4),)
+    for sparse in (PSD(atoms=3), SparseCoding(atoms=3)):
+        assert Pretrain(model=sparse).pretrained == (sparse,)
 
 
 def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
     one = Autoencoder(encoder=(Dense(units=4), Dense(units=2)))
     assert Pretrain(model=one).pretrained == (one,)
-    net = Network(layers=(one, RBM(hidden=3), one, Softmax(classes=2)))
-    assert Pretrain(model=net).pretrained == (one, RBM(hidden=3), one)
+    net = Network(layers=(one, PSD(atoms=3), one, RBM(hidden=3), Softmax(classes=2)))
+    assert Pretrain(model=net).pretrained == net.layers[:4]
     deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
     assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
     memory = AssociativeMemory(hidden=6, classes=2)
@@ -169,7 +172,7 @@ def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM or an Autoencoder"
+        "expected a model whose first layer is an RBM, an Autoencoder or a PSD"
     )
 
 
