@@ -4,11 +4,11 @@ Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K c
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepstrata.ops.backend import add_product, namespace, product, store
+from deepstrata.ops.backend import add_product, namespace, product, store, to_numpy
 from deepstrata.ops.kernels import logistic_chain, relu, relu_chain, sigmoid
 from deepstrata.ops.partials import Into, put
 from deepstrata.schemas.errors import DataError
@@ -167,6 +167,27 @@ def cross_entropy(logits: Array, labels: Array) -> Loss:
     wrong = xp.argmax(logits, axis=1) != labels[:, 0]
     total = xp.sum(xp.astype(losses, xp.float64))
     return Loss(total, powers / sums - is_label, xp.sum(xp.astype(wrong, xp.int64)))
+
+
+def classification(logits: Array, labels: Array) -> dict[str, Any]:
+    """Return ``loss``, ``errors``, ``confusion`` (K, K) and ``n``, summed over the samples.
+
+    Parameters
+    ----------
+    logits
+        (N, K).
+    labels
+        (N,) int64 in [0, K): see ``check_labels``.
+    """
+    loss, classes, labels = cross_entropy(logits, labels), logits.shape[1], to_numpy(labels)
+    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
+    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return {
+        "loss": float(loss.total),
+        "errors": int(loss.errors),
+        "confusion": confusion.astype(np.int64).reshape(classes, classes),
+        "n": len(labels),
+    }
 
 
 def squared_loss(output: Array, target: Array) -> Loss:

@@ -6,20 +6,21 @@ Hinton & Salakhutdinov (2006), "Reducing the dimensionality of data with neural 
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import autoencoder, models, pretraining
+from deepstrata.ops import autoencoder, models, pretraining, updown
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.initial import fresh
+from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import Autoencoder, Model, Net
+from deepstrata.schemas.models import Autoencoder, GenerativeDBN, Model, Net
 from deepstrata.schemas.trees import Tree, flatten
 
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 NOTHING_TO_LEARN = (
     "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
-    "Softmax, or an Autoencoder"
+    "Softmax, an Autoencoder or a GenerativeDBN"
 )
 
 
@@ -39,7 +40,7 @@ def start_net(
     Raises
     ------
     DeclarationError
-        The model has no softmax to learn classes with, or the shapes do not fit it.
+        The model has nothing to learn as a whole, or the shapes do not fit it.
     """
     raise DeclarationError(NOTHING_TO_LEARN)
 
@@ -82,6 +83,19 @@ def _(
     for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
         _check_shapes(layer, spec, found, f"layer {i} ")
     return tuple(net)
+
+
+@start_net.register
+def _(
+    model: GenerativeDBN,
+    pretrained: GenerativeParams | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> GenerativeParams:
+    net = updown.init(model, visible, key, backend) if pretrained is None else pretrained
+    _check_shapes(model, updown.shapes(model, visible), net)
+    return net
 
 
 def _check_shapes(model: Any, wanted: Tree, found: Tree, where: str = "") -> None:

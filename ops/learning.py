@@ -11,7 +11,7 @@ from deepstrata.ops.backend import Scratch, namespace
 from deepstrata.ops.optimisers import Rates, copied
 from deepstrata.ops.partials import Batch, Into, add_stats, take
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.trees import Array, Tree, tree_map
 
@@ -47,7 +47,7 @@ def _empty(leaf: Array) -> Array:
 
 
 def local_steps(
-    model: Model,
+    model: Trainable,
     optimiser: Optimiser,
     rates: Rates,
     params: Tree,

@@ -18,15 +18,17 @@ from deepstrata.ops import (
     chain,
     dense,
     layers,
+    memory,
     pretraining,
     psd,
     rbm,
     reconstruction,
     sparse_coding,
+    updown,
 )
-from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
+from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
 from deepstrata.ops.dense import check_labels
-from deepstrata.ops.initial import drawn, fresh
+from deepstrata.ops.initial import fresh
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.psd import PSDParams
@@ -38,16 +40,19 @@ from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
 from deepstrata.schemas.models import (
     RBM,
+    AssociativeMemory,
     Autoencoder,
+    GenerativeDBN,
     Layered,
     Learner,
     Model,
     Net,
+    Trainable,
     feed_forward_layer,
 )
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
-from deepstrata.schemas.trees import Array, ArraySpec, Tree
+from deepstrata.schemas.trees import Array, Tree
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
@@ -77,15 +82,9 @@ def input_shapes(model: Net, visible: int) -> list[Shape]:
 
 
 @singledispatch
-def shapes(model: Model, visible: int) -> Tree:
+def shapes(model: Trainable, visible: int) -> Tree:
     """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
-
-
-@shapes.register
-def _(model: RBM, visible: int) -> RBMParams:
-    weights = ArraySpec((visible, model.hidden))
-    return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
 
 
 @shapes.register
@@ -99,21 +98,18 @@ def _(model: Net, visible: int) -> tuple[Tree, ...]:
     )
 
 
+shapes.register(RBM, rbm.shapes)
+shapes.register(AssociativeMemory, memory.shapes)
 shapes.register(Autoencoder, autoencoder.shapes)
 shapes.register(SparseCoding, sparse_coding.shapes)
 shapes.register(PSD, psd.shapes)
+shapes.register(GenerativeDBN, updown.shapes)
 
 
 @singledispatch
-def init(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def init(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return fresh parameters; every weight has its own address, so tiles agree with the whole."""
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
-
-
-@init.register
-def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
-    found: RBMParams = drawn(shapes(model, visible), model.weight_scale, key, backend)
-    return found
 
 
 @init.register
@@ -128,13 +124,16 @@ def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[T
     )
 
 
+init.register(RBM, rbm.init)
+init.register(AssociativeMemory, memory.init)
 init.register(Autoencoder, autoencoder.init)
 init.register(SparseCoding, sparse_coding.init)
 init.register(PSD, psd.init)
+init.register(GenerativeDBN, updown.init)
 
 
 @singledispatch
-def carry(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
+def carry(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
     """Return what a model takes from step to step besides parameters: ``()`` for most.
 
     A persistent RBM has chains (C, V), which start from noise.
@@ -156,7 +155,7 @@ def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> Tree:
 
 @singledispatch
 def gradient(
-    model: Model,
+    model: Trainable,
     params: Tree,
     batch: Batch,
     key: Key,
@@ -185,9 +184,11 @@ def gradient(
 
 
 gradient.register(RBM, rbm.contrastive_divergence)
+gradient.register(AssociativeMemory, memory.contrastive_divergence)
 gradient.register(Autoencoder, reconstruction.gradient)
 gradient.register(SparseCoding, sparse_coding.gradient)
 gradient.register(PSD, psd.gradient)
+gradient.register(GenerativeDBN, updown.up_down)
 
 
 @gradient.register
@@ -225,7 +226,7 @@ def _classes(model: Model) -> int:
 
 
 @singledispatch
-def encode(model: Model, params: Tree, x: Array, layer: int | None = None) -> Array:
+def encode(model: Trainable, params: Tree, x: Array, layer: int | None = None) -> Array:
     """Return codes: hidden probabilities, or a layer's outputs.
 
     Parameters
@@ -257,6 +258,7 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
 encode.register(Autoencoder, autoencoder.encode)
 encode.register(SparseCoding, sparse_coding.encode)
 encode.register(PSD, psd.encode)
+encode.register(GenerativeDBN, updown.encode)
 
 
 @encode.register
@@ -283,30 +285,40 @@ def _code_layer(model: Net) -> int:
     return len(model.layers) - (1 if model.classes is None else 2)
 
 
-def code_width(model: Model, visible: int, layer: int | None = None) -> int:
+@singledispatch
+def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
-    if isinstance(model, Autoencoder):
-        return autoencoder.code_width(model, visible, layer)
-    if not isinstance(model, Layered):
-        return math.prod(shape_after(model, (visible,)))
+    return math.prod(shape_after(model, (visible,)))
+
+
+code_width.register(Autoencoder, autoencoder.code_width)
+code_width.register(GenerativeDBN, updown.code_width)
+
+
+@code_width.register
+def _(model: Net, visible: int, layer: int | None = None) -> int:
     layer = _code_layer(model) if layer is None else layer
     return math.prod(input_shapes(model, visible)[layer + 1])
 
 
+@singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
     """Return class probabilities: (N, V) -> (N, K).
 
     Raises
     ------
     DeclarationError
-        The model does not end in a softmax.
+        The model learns no classes.
     """
     _classes(model)
     return encode(model, params, x, len(params) - 1)
 
 
+predict.register(GenerativeDBN, updown.predict)
+
+
 @singledispatch
-def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
+def evaluate(model: Trainable, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
     An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
@@ -314,7 +326,7 @@ def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
     ``nonzero_share`` and ``energy`` of inferred codes, a PSD ``prediction_distance`` and
     ``predicted_squared_error`` too. A net as pretrained: ``squared_error`` of the pass up and
     down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and ``confusion`` (K, K),
-    true classes down, predicted across.
+    true classes down, predicted across; one that generates too: ``squared_error`` besides.
 
     Raises
     ------
@@ -336,9 +348,11 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     }
 
 
+evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
+evaluate.register(GenerativeDBN, updown.evaluate)
 
 
 @evaluate.register
@@ -347,18 +361,9 @@ def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
         x = present(batch)
         error = _error(batch, x, reconstruct(model, params, x))
         return {"squared_error": float(error), "n": x.shape[0]}
-    classes = _classes(model)
-    labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
+    labels = check_labels(batch.labels, batch.rows, _classes(model))
     logits = _outputs(model, params, present(batch), len(params) - 1)
-    loss = dense.cross_entropy(logits, labels)
-    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return {
-        "loss": float(loss.total),
-        "errors": int(loss.errors),
-        "confusion": confusion.astype(np.int64).reshape(classes, classes),
-        "n": len(labels),
-    }
+    return dense.classification(logits, labels)
 
 
 def _error(batch: Batch, x: Array, y: Array) -> Array | float:
@@ -386,7 +391,7 @@ def _(model: Net, params: Tree, x: Array) -> Array:
 
 
 @singledispatch
-def project_in_place(model: Model, params: Tree) -> None:
+def project_in_place(model: Trainable, params: Tree) -> None:
     """Bring parameters that were stepped or averaged back to where the model wants them.
 
     Most models leave them where they are. Done after every step, local or shared.

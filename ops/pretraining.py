@@ -10,13 +10,14 @@ from functools import singledispatch
 from itertools import takewhile
 from typing import Any
 
-from deepstrata.ops import autoencoder, psd, rbm, sparse_coding
+from deepstrata.ops import autoencoder, psd, rbm, sparse_coding, updown
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
-from deepstrata.schemas.models import RBM, Autoencoder
+from deepstrata.ops.updown import GenerativeParams
+from deepstrata.schemas.models import RBM, Autoencoder, GenerativeDBN, Model
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
 
@@ -55,6 +56,17 @@ def stack(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
 
 
 @singledispatch
+def assemble(model: Model, layers: tuple[Tree, ...]) -> Tree:
+    """Return a model's parameters from those of the layers that were trained one by one."""
+    return layers
+
+
+@assemble.register
+def _(model: GenerativeDBN, layers: tuple[RBMParams, ...]) -> GenerativeParams:
+    return updown.untie(layers)
+
+
+@singledispatch
 def decode(model: Any, params: Tree, code: Array, visible: int) -> Array:
     """Return what a layer that learned by itself makes of codes: (N, H) -> (N, visible)."""
     raise NotImplementedError(f"no decoder is registered for {type(model).__name__}")
@@ -68,6 +80,7 @@ def _(model: RBM, params: RBMParams, code: Array, visible: int) -> Array:
 decode.register(Autoencoder, autoencoder.decode)
 decode.register(SparseCoding, sparse_coding.decode)
 decode.register(PSD, sparse_coding.decode)
+decode.register(GenerativeDBN, updown.decode)
 
 
 @singledispatch
@@ -106,3 +119,9 @@ def _(params: PSDParams | SparseCodingParams) -> list[Array]:
 @filters.register
 def _(params: AutoencoderParams) -> list[Array]:
     return filters(params.encoder)
+
+
+@filters.register
+def _(params: GenerativeParams) -> list[Array]:
+    features = params.recognition[-1].bias.shape[0]
+    return [*filters(params.recognition), params.memory.weights[:features].T]

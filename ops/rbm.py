@@ -13,16 +13,26 @@ Letters: N samples, V visible units, H hidden units, C chains, b visible and c h
 """
 
 import math
-from typing import NamedTuple
+from functools import singledispatch
+from typing import NamedTuple, TypeGuard
 
-from deepstrata.ops.backend import Scratch, add_product, namespace, negative, product, store
+from deepstrata.ops.backend import (
+    Backend,
+    Scratch,
+    add_product,
+    namespace,
+    negative,
+    product,
+    store,
+)
+from deepstrata.ops.initial import drawn
 from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.ops.random import normal
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM
-from deepstrata.schemas.trees import Array, Tree
+from deepstrata.schemas.models import RBM, Machine
+from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
 
 class RBMParams(NamedTuple):
@@ -36,6 +46,18 @@ class RBMParams(NamedTuple):
     """(H,)"""
 
 
+def shapes(model: Machine, visible: int) -> RBMParams:
+    """Return an ``ArraySpec`` for each array of a machine with ``visible`` visible units."""
+    weights = ArraySpec((visible, model.hidden))
+    return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
+
+
+def init(model: Machine, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
+    """Return small random weights, and biases of zero."""
+    found: RBMParams = drawn(shapes(model, visible), model.weight_scale, key, backend)
+    return found
+
+
 def hidden_mean(
     params: RBMParams, v: Array, out: Array | None = None, units: str = "bernoulli"
 ) -> Array:
@@ -47,8 +69,14 @@ def hidden_mean(
     return into
 
 
-def visible_mean(model: RBM, params: RBMParams, h: Array, out: Array | None = None) -> Array:
+@singledispatch
+def visible_mean(model: Machine, params: RBMParams, h: Array, out: Array | None = None) -> Array:
     """Return the mean of v given h: (N, H) -> (N, V), into ``out`` where given."""
+    raise NotImplementedError(f"no machine is registered for {type(model).__name__}")
+
+
+@visible_mean.register
+def _(model: RBM, params: RBMParams, h: Array, out: Array | None = None) -> Array:
     into = product(h, params.weights.T, out)
     if model.visible_units == "bernoulli":
         return sigmoid(into, params.visible_bias, out=into)
@@ -87,7 +115,7 @@ def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = No
 
 
 def sample_hidden(
-    model: RBM,
+    model: Machine,
     params: RBMParams,
     v: Array,
     rows: Array,
@@ -140,13 +168,13 @@ def sample(model: RBM, params: RBMParams, v: Array, rows: Array, key: Key, steps
     return v
 
 
-def reconstruct(model: RBM, params: RBMParams, v: Array) -> Array:
+def reconstruct(model: Machine, params: RBMParams, v: Array) -> Array:
     """Return the mean of v given the mean of h given v: (N, V) -> (N, V), without noise."""
     return visible_mean(model, params, hidden_mean(params, v, units=model.hidden_units))
 
 
 def contrastive_divergence(
-    model: RBM,
+    model: Machine,
     params: RBMParams,
     batch: Batch,
     key: Key,
@@ -183,21 +211,24 @@ def contrastive_divergence(
         A persistent model is given a mask: its chains know no missing values.
     """
     scratch = Scratch() if scratch is None else scratch
-    n, chains = batch.x.shape[0], carry.shape[0] if model.persistent else 0
-    visible, hidden = params.weights.shape
-    ends = n + (chains if model.persistent else n)
+    n, (visible, hidden) = batch.x.shape[0], params.weights.shape
+    ends = n + (carry.shape[0] if _is_persistent(model) else n)
     v = scratch.empty("visible", (ends, visible), params.weights)
     h = scratch.empty("hidden", (ends, hidden), params.weights)
-    if model.persistent:
+    if _is_persistent(model):
         error, carry = _persistent_phases(model, params, batch, key, carry, v, h)
     else:
         error = _reconstruction_phases(model, params, batch, key, v, h, scratch)
-    total = _statistics(model, v, h, n, out)
+    total = statistics(model, v, h, n, out)
     return Partial(total, n, {"squared_error": error}), carry
 
 
+def _is_persistent(model: Machine) -> TypeGuard[RBM]:
+    return isinstance(model, RBM) and model.persistent
+
+
 def _reconstruction_phases(
-    model: RBM,
+    model: Machine,
     params: RBMParams,
     batch: Batch,
     key: Key,
@@ -243,8 +274,18 @@ def _persistent_phases(
     return squared_error(x, visible_mean(model, params, h[:n, :])), chains
 
 
-def _statistics(model: RBM, v: Array, h: Array, n: int, out: Into | None) -> RBMParams:
-    """Return the gradient from stacked phases; the sign and weight of a row are in ``v``."""
+def statistics(model: Machine, v: Array, h: Array, n: int, out: Into | None = None) -> RBMParams:
+    """Return the gradient from stacked phases; the sign and weight of a row are in ``v``.
+
+    Parameters
+    ----------
+    v, h
+        (N + C, V) and (N + C, H): minus the N samples, then what the model makes, C rows.
+    n
+        N.
+    out
+        Where to write it.
+    """
     xp = namespace(v)
     positive = xp.sum(h[:n, :], axis=0)
     scale = n / (h.shape[0] - n) if n else 0.0

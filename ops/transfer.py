@@ -8,7 +8,14 @@ from typing import Any
 
 from deepstrata.ops import models, pretraining
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Learner, Model, Net, Network
+from deepstrata.schemas.models import (
+    GenerativeDBN,
+    Learner,
+    Model,
+    Net,
+    Network,
+    feed_forward_layer,
+)
 from deepstrata.schemas.trees import Tree, flatten
 
 #: Fields that do not change what a trained layer computes; the last three are of a PSD.
@@ -37,6 +44,11 @@ def _(model: Learner, params: Tree) -> Bottom:
 @bottom.register
 def _(model: Net, params: Tree) -> Bottom:
     return models.feed_forward_layers(model), pretraining.feed_forward(params)
+
+
+@bottom.register
+def _(model: GenerativeDBN, params: Tree) -> Bottom:
+    return tuple(map(feed_forward_layer, model.layers)), params.recognition
 
 
 def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> tuple[Tree, ...]:

@@ -34,7 +34,14 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Network,
+)
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import (
     SGD,
@@ -101,6 +108,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "AssociativeMemory",
     "Autoencoder",
     "ClusterError",
     "ContrastNormalisation",
@@ -125,6 +133,7 @@ __all__ = [
     "FineTune",
     "Flatten",
     "GaussianNoise",
+    "GenerativeDBN",
     "Linear",
     "LocalSteps",
     "LocallyConnected",

@@ -21,7 +21,7 @@ from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
 from deepstrata.schemas.errors import BadShardError, DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
@@ -55,7 +55,7 @@ def _load(saved: Saved, on: Backend) -> Tree:
 class Below(NamedTuple):
     """A trained layer below the one that is trained."""
 
-    model: Model
+    model: Trainable
     params: Saved
 
 

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from deepstrata.ops import models, preprocess, pretraining, rbm
+from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError, StorageError
-from deepstrata.schemas.models import RBM, Layered, Model
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.models import RBM, GenerativeDBN, Layered, Model
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import runs, stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model
 
 UNIT = "unit"  #: dimension of a code
+SAMPLE = "sample"  #: dimension of what is generated
 
 
 class TrainedEncoder:
@@ -64,12 +66,53 @@ class TrainedEncoder:
     def predict(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
         """Return the probability of every class for every sample: (sample, class) float32."""
         if not classifies(self.model):
-            raise SchemaError("the model has no softmax on top: it encodes, and predicts nothing")
+            raise SchemaError("the model learned no classes: it encodes, and predicts nothing")
         width = int(self.model.classes or 0)
         found = self._apply(
             data, "class", width, lambda x: models.predict(self.model, self.params, x)
         )
         return found.rename("probability")
+
+    def generate(
+        self, label: int | None = None, n: int = 10, steps: int = 1000, seed: int = 0
+    ) -> xr.DataArray:
+        """Return samples that a generative model makes of a class, in the units of the data.
+
+        Parameters
+        ----------
+        label
+            The class; by default all of them, one after the other.
+        n
+            Samples of each class.
+        steps
+            Gibbs sweeps of the memory with the label held; fewer mix less.
+        seed
+            Other seeds give other samples.
+
+        Returns
+        -------
+        xarray.DataArray
+            (sample, ...) float32: means of the visible units; the coordinate ``label`` along
+            ``sample`` is the class.
+
+        Raises
+        ------
+        SchemaError
+            The model does not generate, or has no such class.
+        """
+        model = self.model
+        if not isinstance(model, GenerativeDBN):
+            raise SchemaError(
+                f"a {model.kind} model does not generate classes; train a GenerativeDBN"
+            )
+        if label is not None and not 0 <= label < model.classes:
+            raise SchemaError(f"label {label}: expected 0 to {model.classes - 1}")
+        classes = range(model.classes) if label is None else (label,)
+        labels, rows = np.repeat(np.array(classes, np.int64), n), np.arange(n * len(classes))
+        made = updown.generate(model, self.params, labels, rows, Key(seed), steps)
+        values = preprocess.undo(self.affine, made).reshape(-1, *self.info.feature_shape)
+        dims = (SAMPLE, *self.info.feature_dims)
+        return xr.DataArray(values, {"label": (SAMPLE, labels)}, dims, self.info.features)
 
     def export(self, path: str, format: str | None = None) -> None:
         """Write the model with its preprocessing for other programs.

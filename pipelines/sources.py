@@ -15,10 +15,9 @@ from deepstrata.pipelines.feeds import Feed, Inspected, Known
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Layered
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import Apply, FineTune, Split
+from deepstrata.schemas.stages import Apply, Split
 from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
 from deepstrata.storage.ingest import describe_source, ingest
@@ -276,14 +275,12 @@ def _totals(context: Context, found: list[Inspected]) -> dict[str, float]:
 def _check_labels(context: Context, found: list[Inspected]) -> None:
     largest = reduce(max, (f.largest_label for f in found), -1)
     for stage in context.pipeline.stages:
-        model = context.pipeline.model_of(stage) if isinstance(stage, FineTune) else None
-        if isinstance(model, Layered) and model.classes is not None:
-            classes = model.classes
-            if largest >= classes:
-                index = next(i for i, f in enumerate(found) if f.largest_label >= classes)
-                shard = context.grid[index]
-                raise DataError(
-                    f"variable {context.feed.columns.labels!r}, samples {shard.start} to "
-                    f"{shard.stop - 1}: expected class numbers 0 to {classes - 1} "
-                    f"(Softmax(classes={classes})), found {found[index].largest_label}"
-                )
+        classes = context.pipeline.classes_of(stage)
+        if classes is not None and largest >= classes:
+            index = next(i for i, f in enumerate(found) if f.largest_label >= classes)
+            shard = context.grid[index]
+            raise DataError(
+                f"variable {context.feed.columns.labels!r}, samples {shard.start} to "
+                f"{shard.stop - 1}: expected class numbers 0 to {classes - 1} "
+                f"(classes={classes}), found {found[index].largest_label}"
+            )

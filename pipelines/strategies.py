@@ -21,7 +21,7 @@ from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Autoencoder, Layered, Model
+from deepstrata.schemas.models import Autoencoder, Layered, Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
@@ -30,7 +30,7 @@ from deepstrata.schemas.trees import Tree, leaves, tree_map
 class Learning(NamedTuple):
     """The frozen settings of one training."""
 
-    model: Model
+    model: Trainable
     optimiser: Optimiser
     strategy: Strategy
     visible: int

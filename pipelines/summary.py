@@ -2,16 +2,18 @@
 
 import numpy as np
 
-from deepstrata.ops import models, pretraining
+from deepstrata.ops import models, pretraining, updown
 from deepstrata.ops.partials import Batch
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
+from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.schemas import stages
+from deepstrata.schemas.keys import fold
 from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.models import Layered
+from deepstrata.schemas.models import GenerativeDBN, Layered
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array
@@ -20,6 +22,8 @@ from deepstrata.storage.splits import PARTS
 
 CODES = 1500  #: codes drawn as points, ...
 CODE_SHARDS = 32  #: ... from so many shards, evenly along the samples
+GENERATED = 12  #: samples of a class, at most, ...
+SWEEPS = 300  #: ... after so many Gibbs sweeps
 
 
 def write_run_report(
@@ -32,7 +36,7 @@ def write_run_report(
 def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Report) -> Report:
     """Return what the report shows: numbers of the run, and pictures from a few samples."""
     batch, where = _examples(context, stage.examples)
-    learned = _without_labels(context)
+    learned = _decoding(context)
     report = Report(
         title=context.pipeline.name,
         manifest=manifest,
@@ -52,7 +56,7 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
     else:
         report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
-    return _with_codes(report, context)
+    return _with_codes(_with_generated(report, context, stage.examples), context)
 
 
 def _plan(context: Context) -> str:
@@ -61,9 +65,13 @@ def _plan(context: Context) -> str:
     return str(plan(context.pipeline))
 
 
-def _without_labels(context: Context) -> list[TrainedModel]:
+def _decoding(context: Context) -> list[TrainedModel]:
     """Return the trained models that make samples again from codes, in the order of training."""
-    return [found for found in context.trained.values() if not classifies(found.model)]
+    return [
+        found
+        for found in context.trained.values()
+        if isinstance(found.model, GenerativeDBN) or not classifies(found.model)
+    ]
 
 
 def _examples(context: Context, count: int) -> tuple[Batch, str]:
@@ -116,8 +124,30 @@ def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
     return (("layer 1", pictures[strongest]),)
 
 
+def _with_generated(report: Report, context: Context, count: int) -> Report:
+    """Add samples of each class, where the model that training ended with makes some."""
+    trained = next(reversed(context.trained.values()), None)
+    if trained is None or not isinstance(trained.model, GenerativeDBN):
+        return report
+    each, classes = min(count, GENERATED), min(trained.model.classes, LARGEST_TABLE)
+    labels = np.repeat(np.arange(classes), each)
+    x = updown.generate(
+        trained.model,
+        trained.params.load(),
+        labels,
+        np.arange(len(labels)),
+        fold(context.key, "report"),
+        SWEEPS,
+    )
+    made = _picture(context, x)
+    return report._replace(
+        generated=tuple(made[labels == k] for k in range(classes)),
+        class_names=report.class_names or _class_names(context),
+    )
+
+
 def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Context) -> Report:
-    for record in manifest.stages:
+    for record in reversed(manifest.stages):
         for part in ("test", "validation", "train"):
             url = record.outputs.get(f"confusion_{part}")
             if url is not None:

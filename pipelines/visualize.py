@@ -19,7 +19,14 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Autoencoder, Layered, Model
+from deepstrata.schemas.models import (
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+)
 from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,
@@ -236,7 +243,9 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    return ", ".join(map(_layer, model.layers if isinstance(model, Layered) else (model,)))
+    layers = model.layers if isinstance(model, Layered | GenerativeDBN) else (model,)
+    top = (model.memory,) if isinstance(model, GenerativeDBN) else ()
+    return ", ".join(map(_layer, (*layers, *top)))
 
 
 @singledispatch
@@ -248,6 +257,11 @@ def _layer(layer: Any) -> str:
 def _(layer: RBM) -> str:
     gaussian = "gaussian" in (layer.visible_units, layer.hidden_units)
     return f"{'Gaussian ' if gaussian else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: AssociativeMemory) -> str:
+    return f"memory {layer.hidden} of {layer.classes} classes"
 
 
 @_layer.register

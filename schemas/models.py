@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -23,23 +23,10 @@ from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
 
 
-class RBM(Declaration):
-    """A restricted Boltzmann machine, trained by contrastive divergence.
-
-    Hinton (2002); Gaussian units have unit variance: where they are visible, standardise the data.
-    """
-
-    kind: Literal["rbm"] = "rbm"
+class _Machine(Declaration):
     hidden: PositiveInt
-    visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
-    hidden_units: Literal["bernoulli", "gaussian"] = "bernoulli"
-    """Gaussian ones give a code of real numbers (Hinton & Salakhutdinov 2006)."""
     gibbs_steps: PositiveInt = 1
     """The k of CD-k."""
-    persistent: bool = False
-    """Keep the negative chains from step to step (Tieleman 2008)."""
-    chains: PositiveInt = 100
-    """Persistent chains of each shard of a round; unused otherwise."""
     sparsity_target: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Wanted mean activation of a hidden unit."""
     sparsity_cost: NonNegativeFloat = 0.0
@@ -56,6 +43,22 @@ class RBM(Declaration):
             )
         return self
 
+
+class RBM(_Machine):
+    """A restricted Boltzmann machine, trained by contrastive divergence.
+
+    Hinton (2002); Gaussian units have unit variance: where they are visible, standardise the data.
+    """
+
+    kind: Literal["rbm"] = "rbm"
+    visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    hidden_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Gaussian ones give a code of real numbers (Hinton & Salakhutdinov 2006)."""
+    persistent: bool = False
+    """Keep the negative chains from step to step (Tieleman 2008)."""
+    chains: PositiveInt = 100
+    """Persistent chains of each shard of a round; unused otherwise."""
+
     @model_validator(mode="after")
     def _has_a_distribution(self) -> Self:
         if self.hidden_units == "gaussian":
@@ -69,18 +72,32 @@ class RBM(Declaration):
         return self
 
 
+class AssociativeMemory(_Machine):
+    """An RBM on top of a ``GenerativeDBN``: it sees features and a label, a group of softmax units.
+
+    Hinton, Osindero, Teh (2006).
+    """
+
+    kind: Literal["associative_memory"] = "associative_memory"
+    hidden_units: ClassVar[Literal["bernoulli"]] = "bernoulli"
+    classes: PositiveInt
+
+
+Machine = RBM | AssociativeMemory
+
+
 @shape_after.register
-def _(layer: RBM, shape: Shape) -> Shape:
+def _(layer: Machine, shape: Shape) -> Shape:
     return (layer.hidden,)
 
 
 def _check_stack(layers: tuple[Any, ...]) -> None:
-    """Refuse an RBM that cannot read what the layer below it gives."""
+    """Refuse an RBM or a memory that cannot read what the layer below it gives."""
     for i, (below, layer) in enumerate(pairwise(layers), start=1):
-        if not isinstance(layer, RBM):
+        if not isinstance(layer, Machine):
             continue
         wanted = "gaussian" if isinstance(below, PSD) else "bernoulli"
-        if layer.visible_units != wanted:
+        if isinstance(layer, RBM) and layer.visible_units != wanted:
             read = "codes of either sign" if isinstance(below, PSD) else "probabilities"
             raise ValueError(
                 f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
@@ -88,8 +105,8 @@ def _check_stack(layers: tuple[Any, ...]) -> None:
             )
         if getattr(below, "hidden_units", "bernoulli") != "bernoulli":
             raise ValueError(
-                f"layer {i} is an RBM above one with gaussian hidden units, whose code is no "
-                "probability; only the topmost RBM can have them"
+                f"layer {i} ({layer.kind}) stands above an RBM with gaussian hidden units, whose "
+                "code is no probability; only the topmost layer can have them"
             )
 
 
@@ -290,10 +307,37 @@ class Network(Layered):
         return self
 
 
+class GenerativeDBN(Declaration):
+    """A deep belief net that models samples and labels together: RBMs below a memory.
+
+    Pretraining trains the RBMs and the memory one by one; fine-tuning is up-down, contrastive
+    wake-sleep with separate weights for recognition and generation (Hinton, Osindero, Teh 2006).
+    It classifies by the memory's free energy of each label, and generates samples of a class.
+    """
+
+    kind: Literal["generative_dbn"] = "generative_dbn"
+    layers: Annotated[tuple[RBM, ...], Field(min_length=1)]
+    """Below the memory, from the bottom up."""
+    memory: AssociativeMemory
+
+    @property
+    def classes(self) -> int:
+        """Classes that the memory tells apart."""
+        return self.memory.classes
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_stack((*self.layers, self.memory))
+        return self
+
+
 def has_weights(layer: Any) -> bool:
     """Tell whether there is anything to learn in a layer."""
     return not isinstance(layer, Pooling | ContrastNormalisation | Flatten | Dropout | Activation)
 
 
 Net = DBN | Network
-Model = Annotated[Learner | SparseCoding | DBN | Network, Field(discriminator="kind")]
+Model = Annotated[
+    Learner | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
+]
+Trainable = Model | AssociativeMemory  #: what one training trains

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Autoencoder, Layered, Model
+from deepstrata.schemas.models import Autoencoder, GenerativeDBN, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -68,6 +68,11 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, FineTune | Evaluate | Encode):
                 self._check_start(stage)
+            if self.classes_of(stage) is not None and self.source.labels is None:
+                raise ValueError(
+                    f"stage {stage.name!r} needs labels, and the source names none: "
+                    "set its labels=... to the variable with the class numbers"
+                )
             if isinstance(stage, Pretrain | FineTune) and decides(stage):
                 self._check_validation(stage)
         self._check_outputs()
@@ -124,12 +129,13 @@ class Pipeline(Document):
                 raise ValueError(
                     f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
                     "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                    "Softmax(classes=...), or an Autoencoder"
+                    "Softmax(classes=...), an Autoencoder or a GenerativeDBN"
                 )
-            if self.source.labels is None and classifies(model):
+            if stage.gibbs_steps and not isinstance(model, GenerativeDBN):
                 raise ValueError(
-                    f"stage {stage.name!r} needs labels, and the source names none: "
-                    "set its labels=... to the variable with the class numbers"
+                    f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a "
+                    "model without a memory, which learns by backpropagation; leave it out, or "
+                    "make the model a GenerativeDBN"
                 )
             try:
                 stage.factors(model)
@@ -219,6 +225,15 @@ class Pipeline(Document):
                 return self.model_of(start)
         raise ValueError(f"stage {stage.name!r} has no model")
 
+    def classes_of(self, stage: Stage) -> int | None:
+        """Return how many classes ``stage`` learns to tell apart; None where it needs no labels."""
+        if not isinstance(stage, Pretrain | FineTune):
+            return None
+        model = self.model_of(stage)
+        if isinstance(stage, Pretrain) and not isinstance(model, GenerativeDBN):
+            return None
+        return model.classes if classifies(model) else None
+
     def stage(self, name: str) -> Stage:
         """Return the stage called ``name``.
 
@@ -273,9 +288,9 @@ def _depth(start: Start | None, model: Model) -> int:
     """Return how many layers a trained model has whose output can be the code."""
     if isinstance(model, Autoencoder):
         return len(model.encoder)
-    if isinstance(start, Pretrain):
+    if isinstance(start, Pretrain) and not isinstance(model, GenerativeDBN):
         return len(start.pretrained)
-    return len(model.layers) if isinstance(model, Layered) else 1
+    return len(model.layers) if isinstance(model, Layered | GenerativeDBN) else 1
 
 
 def _index(place: Any, step: str, path: str) -> int | str:

@@ -21,7 +21,9 @@ from pydantic import (
 from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.models import (
     RBM,
+    AssociativeMemory,
     Autoencoder,
+    GenerativeDBN,
     Layered,
     Learner,
     Model,
@@ -183,7 +185,10 @@ def _how_many(value: Any) -> str:
 
 
 class Pretrain(_Train):
-    """Train the layers of a model that need no labels; each reads the code of the one below."""
+    """Train the layers of a model one by one; each reads the code of the one below.
+
+    They need no labels, but for the memory of a ``GenerativeDBN``.
+    """
 
     kind: Literal["pretrain"] = "pretrain"
     metric: ClassVar[str] = "squared_error"
@@ -198,13 +203,16 @@ class Pretrain(_Train):
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def pretrained(self) -> tuple[Learner | SparseCoding, ...]:
+    def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
         """The layers at the bottom that need no labels, in the order of their training.
 
-        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none.
+        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
+        generative net its RBMs and its memory.
         """
         if isinstance(self.model, Autoencoder):
             return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
+        if isinstance(self.model, GenerativeDBN):
+            return (*self.model.layers, self.model.memory)
         if isinstance(self.model, Layered):
             return tuple(_bottom(self.model.layers, Learner))
         return (self.model,)
@@ -266,9 +274,10 @@ class Transfer(_Stage):
 
 
 class FineTune(_Train):
-    """Train all layers of a model by backpropagation, from pretrained or fresh weights.
+    """Train all layers of a model together, from pretrained or fresh weights.
 
-    A net with a softmax learns classes, an autoencoder its input.
+    By backpropagation a net with a softmax learns classes, an autoencoder its input; a
+    ``GenerativeDBN`` learns both by up-down.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -286,6 +295,8 @@ class FineTune(_Train):
     learning_rates: dict[str, NonNegativeFloat] = {}
     """Factors on the optimiser's rate by a layer's name or number. 0 freezes a layer: nothing
     changes it, and backpropagation ends above frozen layers at the bottom."""
+    gibbs_steps: PositiveInt | None = None
+    """Sweeps of a ``GenerativeDBN``'s memory in each step of up-down; its own by default."""
 
     @model_validator(mode="after")
     def _can_classify(self) -> Self:
@@ -377,6 +388,6 @@ def decides(stage: Pretrain | FineTune) -> bool:
     )
 
 
-def classifies(model: Model) -> TypeGuard[Net]:
-    """Tell whether a model ends in a softmax."""
-    return isinstance(model, Layered) and model.classes is not None
+def classifies(model: Model) -> TypeGuard[Net | GenerativeDBN]:
+    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
+    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None

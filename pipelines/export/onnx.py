@@ -2,11 +2,12 @@
 
 Bai, Lu, Zhang et al.: Open Neural Network Exchange (https://onnx.ai/onnx). The input has the name
 and the shape of the features that the model was trained on, in float32; the outputs are ``code``
-and, of a model with a softmax, ``probability``.
+and, of a model that classifies, ``probability``.
 """
 
 from functools import singledispatch
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -14,6 +15,7 @@ from deepstrata.ops import models, pretraining, psd
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines.environment import package_version
 from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import as_rows, write
@@ -23,6 +25,7 @@ from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.models import (
     RBM,
     Autoencoder,
+    GenerativeDBN,
     Model,
     Net,
     encoder_layers,
@@ -103,6 +106,26 @@ def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str,
     if model.classes is None:
         return {CODE: as_rows(graph, made[-1], shapes[-1])}
     return {CODE: as_rows(graph, made[-2], shapes[-2]), PROBABILITY: made[-1]}
+
+
+@outputs.register
+def _(
+    model: GenerativeDBN, params: GenerativeParams, x: str, visible: int, graph: Nodes
+) -> dict[str, str]:
+    for layer, own in zip(model.layers, params.recognition, strict=True):
+        x = write(feed_forward_layer(layer), own, x, own.weights.shape[:1], graph)
+    return {CODE: x, PROBABILITY: _probability(params.memory, x, model.classes, graph)}
+
+
+def _probability(memory: RBMParams, x: str, classes: int, graph: Nodes) -> str:
+    """Return the softmax of minus the free energy of each class, as ``ops.memory`` has it."""
+    features, labels = np.split(memory.weights, [-classes])
+    into = graph.call("Gemm", x, graph.constant(features), graph.constant(memory.hidden_bias))
+    into = graph.call("Unsqueeze", into, graph.integers([1]))  # (N, 1, H), and (K, H) beside it
+    units = graph.call("Softplus", graph.call("Add", into, graph.constant(labels)))
+    energies = graph.call("ReduceSum", units, graph.integers([2]), keepdims=0)
+    bias = graph.constant(memory.visible_bias[-classes:])
+    return graph.call("Softmax", graph.call("Add", energies, bias), axis=1)
 
 
 def to_onnx(encoder: TrainedEncoder) -> onnx.ModelProto:

@@ -13,15 +13,13 @@ from deepstrata.pipelines.events import Notice
 from deepstrata.pipelines.feeds import Feed, Known, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
-from deepstrata.pipelines.model import UNIT
+from deepstrata.pipelines.model import SAMPLE, UNIT
 from deepstrata.schemas.errors import StorageError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Encode
 from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.shards import Shard, shard_grid
-
-SAMPLE = "sample"
 
 
 def encode_rows(

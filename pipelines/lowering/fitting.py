@@ -1,24 +1,32 @@
-"""Training stages: layers without labels one by one, a whole net by backpropagation."""
+"""Training stages: layers one by one, a whole net by backpropagation or up-down."""
 
 import time
 
 import xarray as xr
 
-from deepstrata.ops import finetuning, models
+from deepstrata.ops import finetuning, models, pretraining
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
-from deepstrata.pipelines.lowering.codes import SAMPLE, write_codes
+from deepstrata.pipelines.lowering.codes import write_codes
 from deepstrata.pipelines.lowering.drawing import draw_labelled
 from deepstrata.pipelines.lowering.table import lower
-from deepstrata.pipelines.model import TrainedEncoder, save_encoder
+from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Layered, Model
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+    Trainable,
+)
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import FineTune, Pretrain
+from deepstrata.schemas.stages import FineTune, Pretrain, classifies
 from deepstrata.storage import checkpoints, stores, writing
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
@@ -74,8 +82,10 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     return found
 
 
-def visible_units(model: Model) -> str | None:
+def visible_units(model: Trainable) -> str | None:
     """Return ``bernoulli`` where a model learns from values in [0, 1] only."""
+    if isinstance(model, GenerativeDBN):
+        return model.layers[0].visible_units
     if isinstance(model, Autoencoder):
         return "bernoulli" if model.loss == "cross_entropy" else None
     return model.visible_units if isinstance(model, RBM) else None
@@ -126,20 +136,25 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
 
 def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -> None:
     """Put the trained layers together to one model that later stages go on from."""
-    model: Model = stage.model
-    whole = saved[0]
+    model, whole = stage.model, saved[0]
     if stage.pretrained != (model,):
-        # The RBMs of an autoencoder are a deep belief net until they are unrolled.
-        stack = {"layers": stage.pretrained}
-        model = (
-            model.model_copy(update=stack)
-            if isinstance(model, Layered)
-            else DBN.model_validate(stack)
-        )
-        params = tuple(layer.load() for layer in saved)
+        model = _stack(stage)
+        params = pretraining.assemble(model, tuple(layer.load() for layer in saved))
+        like = pretraining.assemble(model, tuple(layer.like for layer in saved))
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
-        whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
+        whole = Saved(url, checkpoints.save_part(url, params), like)
     context.trained[stage.name] = TrainedModel(model, whole, key)
+
+
+def _stack(stage: Pretrain) -> Model:
+    """Return the model that the layers of a stage are, once they are trained."""
+    if isinstance(stage.model, GenerativeDBN):
+        return stage.model
+    stack = {"layers": stage.pretrained}
+    if isinstance(stage.model, Layered):
+        return stage.model.model_copy(update=stack)
+    # The RBMs of an autoencoder are a deep belief net until they are unrolled.
+    return DBN.model_validate(stack)
 
 
 def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:
@@ -173,7 +188,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         name=stage.name,
         part="",
         settings=Learning(
-            model,
+            _sweeping(model, stage.gibbs_steps),
             stage.optimiser,
             stage.strategy,
             context.visible,
@@ -197,7 +212,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
-    if stage.labelled is not None and isinstance(model, Layered):
+    if stage.labelled is not None and classifies(model):
         feed, counts = draw_labelled(context, stage, stage.labelled, model.classes or 0)
         training = training._replace(
             feed=feed._replace(visible_units=visible_units(model)), counts=counts
@@ -219,6 +234,14 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         metrics=trained.results,
         outputs={"params": saved.digest},
     )
+
+
+def _sweeping(model: Model, steps: int | None) -> Model:
+    """Return the model with ``steps`` Gibbs steps in its memory, where any are asked for."""
+    if steps is None or not isinstance(model, GenerativeDBN):
+        return model
+    memory = model.memory.model_copy(update={"gibbs_steps": steps})
+    return model.model_copy(update={"memory": memory})
 
 
 def save_final_model(context: Context, path: str) -> str:

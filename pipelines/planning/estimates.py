@@ -23,7 +23,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -38,6 +38,7 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
+    classifies,
     decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
@@ -184,7 +185,7 @@ def _after_storing(step: Step, found: Data, width: int) -> Step:
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     factors = stage.factors(model)
-    if stage.labelled is not None and isinstance(model, Layered):
+    if stage.labelled is not None and classifies(model):
         found = _with_labelled(found, stage.labelled * (model.classes or 0))
     return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
 
@@ -199,7 +200,7 @@ def _with_labelled(found: Data, samples: int) -> Data:
 def _training(
     name: str,
     stage: Pretrain | FineTune,
-    model: Model,
+    model: Trainable,
     optimiser: Optimiser,
     visible: int,
     found: Data,

@@ -33,6 +33,8 @@ class Report(NamedTuple):
     """What the model made of ``inputs``; the same shape."""
     reconstructions_of: str = ""
     """Where ``inputs`` come from: ``test part``."""
+    generated: tuple[Array, ...] = ()
+    """For each class, samples that the model makes of it."""
     confusion: Array | None = None
     """Counts, ``(C, C)``: the class along the rows, the prediction along the columns."""
     class_names: tuple[str, ...] = ()

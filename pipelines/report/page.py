@@ -180,6 +180,25 @@ def _reconstructions(report: Report) -> Markup:
     return _section("Reconstructions", tag("figure", caption, picture, class_="tiled"))
 
 
+def _generated(report: Report) -> Markup:
+    if not report.generated:
+        return Markup("")
+    names = report.class_names or tuple(map(str, range(len(report.generated))))
+    colours, rows = colours_for(*report.generated), []
+    for name, samples in zip(names, report.generated, strict=False):
+        label = f"Samples of class {name}"
+        drawn = (
+            line_tiles(samples, label=label)
+            if samples.ndim == 2
+            else image_grid(samples, colours, label, len(samples))
+        )
+        rows += [tag("span", name), drawn]
+    note = "from noise, with the label held in the memory on top"
+    caption = tag("figcaption", tag("b", "Samples of each class"), tag("i", note))
+    picture = tag("div", *rows, class_="made")
+    return _section("Generated", tag("figure", caption, picture, class_="tiled"))
+
+
 def _pairs(inputs: object, outputs: object) -> Markup:
     before, after = as_tiles(inputs), as_tiles(outputs)
     colours, columns = colours_for(before, after), _columns(before.shape)
@@ -304,6 +323,7 @@ PARTS: tuple[Callable[[Report], Markup], ...] = (
     _curves,
     _filters,
     _reconstructions,
+    _generated,
     _classes,
     _results,
     _time,

@@ -11,13 +11,22 @@ from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Layered, Network
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Network,
+)
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 V, N, KEY = 12, 30, Key(77)
+MEMORY = AssociativeMemory(hidden=9, classes=3, gibbs_steps=2)
 
 MODELS = [
     RBM(hidden=7),
@@ -41,6 +50,9 @@ MODELS = [
             Softmax(classes=3),
         )
     ),
+    MEMORY,
+    GenerativeDBN(layers=(RBM(hidden=7), RBM(hidden=6)), memory=MEMORY),
+    GenerativeDBN(layers=(RBM(hidden=7, visible_units="gaussian"),), memory=MEMORY),
     Network(layers=(RBM(hidden=7), Dense(units=6, activation="softplus"), Softmax(classes=3))),
     Network(layers=(PSD(atoms=7), RBM(hidden=5, visible_units="gaussian"), Softmax(classes=3))),
     Network(
@@ -85,7 +97,7 @@ NAMES = [f"{i}-{model.kind}" for i, model in enumerate(MODELS)]
 
 
 def is_gaussian(model):
-    first = model.layers[0] if isinstance(model, Layered) else model
+    first = model.layers[0] if isinstance(model, Layered | GenerativeDBN) else model
     return getattr(first, "visible_units", None) == "gaussian"
 
 
@@ -221,6 +233,8 @@ class TestModel:
         assert all(leaf.dtype == np.float32 for leaf in leaves(tuple(now)))
 
     def test_codes_are_a_row_for_each_sample(self, model):
+        if model == MEMORY:
+            pytest.skip("a memory has no codes; the GenerativeDBN around it has")
         params, x = models.init(model, V, KEY), make_batch(model).x
         codes = models.encode(model, params, x)
         assert codes.shape[0] == N

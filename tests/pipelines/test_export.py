@@ -33,7 +33,14 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Network,
+)
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import tree_map
@@ -51,6 +58,13 @@ MODELS = {
     "psd below a softmax": (Network(layers=(PSD(atoms=5), Softmax(classes=3))), (7,)),
     "pretrained dbn": (DBN(layers=(RBM(hidden=5), RBM(hidden=4))), (7,)),
     "dbn": (DBN(layers=(RBM(hidden=5), Softmax(classes=3))), (4, 3)),
+    "generative": (
+        GenerativeDBN(
+            layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=4)),
+            memory=AssociativeMemory(hidden=6, classes=3),
+        ),
+        (4, 3),
+    ),
     **{
         name: (Network(layers=(Dense(units=5, activation=name), Softmax(classes=3))), (7,))
         for name in ACTIVATIONS
@@ -172,7 +186,10 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path) -> None:
 IN_TORCH = [
     name
     for name in CASES
-    if not any(s in name for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd"))
+    if not any(
+        s in name
+        for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd", "generative")
+    )
 ]
 
 

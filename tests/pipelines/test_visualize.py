@@ -4,11 +4,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from deepstrata.pipelines.visualize import draw_graph, draw_pipeline, draw_round
+from deepstrata.pipelines.visualize import describe_model, draw_graph, draw_pipeline, draw_round
 from deepstrata.schemas.datasets import DatasetSource, FileSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN
 from deepstrata.schemas.optimisers import (
     SGD,
     Adam,
@@ -81,6 +81,13 @@ def test_every_stage_is_a_box_with_its_settings() -> None:
         "per feature",
     ):
         assert words in shown
+
+
+def test_a_memory_is_described() -> None:
+    model = GenerativeDBN(layers=(RBM(hidden=8),), memory=AssociativeMemory(hidden=20, classes=3))
+    assert describe_model(model) == "RBM 8, memory 20 of 3 classes"
+    shown = texts(draw_pipeline(pipeline(stages=(Pretrain(model=model),))).svg)
+    assert "RBM 8, memory 20 of 3" in shown
 
 
 def test_an_arrow_leads_from_what_is_read() -> None:

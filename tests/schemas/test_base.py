@@ -36,7 +36,7 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     return explain(refused.value, where).splitlines()
 
 
-KINDS = "'rbm', 'autoencoder', 'psd', 'sparse_coding', 'dbn', 'network'"
+KINDS = "'rbm', 'autoencoder', 'psd', 'sparse_coding', 'dbn', 'generative_dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)
@@ -132,9 +132,9 @@ def test_the_declaration_is_named_unless_the_place_names_it() -> None:
 def test_every_problem_has_a_line() -> None:
     assert told(RBM, hidden=0, gibbs_steps="one", visible_units="ising") == [
         "here: RBM: hidden: should be greater than 0 (found 0)",
-        "here: RBM: visible_units: should be 'bernoulli' or 'gaussian' (found 'ising')",
         "here: RBM: gibbs_steps: should be a valid integer, unable to parse string as an integer "
         "(found 'one')",
+        "here: RBM: visible_units: should be 'bernoulli' or 'gaussian' (found 'ising')",
     ]
 
 

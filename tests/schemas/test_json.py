@@ -17,7 +17,7 @@ from deepstrata.schemas.datasets import (
     ZarrSource,
 )
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN, Model
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -183,8 +183,11 @@ def rbms(visible: str = "bernoulli") -> st.SearchStrategy[RBM]:
 
 
 @st.composite
-def stacks(draw: st.DrawFn) -> DBN:
+def stacks(draw: st.DrawFn) -> Model:
     first = draw(rbms("gaussian") | rbms())
+    if draw(st.booleans()):
+        memory = draw(st.builds(AssociativeMemory, hidden=COUNTS, classes=COUNTS))
+        return GenerativeDBN(layers=(first, draw(rbms())), memory=memory)
     denses = st.builds(Dense, units=COUNTS, activation=st.sampled_from(["tanh", "relu"]))
     middle = draw(st.lists(rbms() | denses, max_size=2))
     return DBN(layers=(first, *middle, draw(st.builds(Softmax, classes=COUNTS))))

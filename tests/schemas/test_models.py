@@ -5,17 +5,28 @@ from pydantic import TypeAdapter, ValidationError
 
 from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.layers import Dense, Flatten, Softmax
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Model, Network, decoder_layers
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Model,
+    Network,
+    decoder_layers,
+)
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import classifies
 
+MEMORY = AssociativeMemory(hidden=6, classes=4)
 CLASSIFIERS = [
     DBN(layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=3), Softmax(classes=2))),
     DBN(layers=(Dense(units=4, activation="relu"), Dense(units=3), Softmax(classes=2))),
     Network(layers=(Autoencoder(encoder=(Dense(units=4),)), Softmax(classes=2))),
     Network(layers=(PSD(atoms=7), RBM(hidden=5, visible_units="gaussian"), Softmax(classes=2))),
+    GenerativeDBN(layers=(RBM(hidden=5, visible_units="gaussian"),), memory=MEMORY),
 ]
 MODELS = [
     *CLASSIFIERS,
@@ -95,13 +106,21 @@ def test_only_the_last_layer_is_a_softmax() -> None:
 
 @pytest.mark.parametrize("below", [RBM(hidden=2), Dense(units=2, activation="tanh")])
 def test_an_rbm_above_another_layer_reads_probabilities(below: Declaration) -> None:
+    gaussian = RBM(hidden=2, visible_units="gaussian")
     with pytest.raises(ValidationError, match="layer 1 is an RBM with gaussian visible units"):
-        DBN(layers=(below, RBM(hidden=2, visible_units="gaussian")))
+        DBN(layers=(below, gaussian))
+    with pytest.raises(ValidationError, match="layer 1 is an RBM with gaussian visible units"):
+        GenerativeDBN(layers=(RBM(hidden=2), gaussian), memory=MEMORY)
+    real = RBM(hidden=2, hidden_units="gaussian")
+    with pytest.raises(ValidationError, match="layer 1 .associative_memory. stands above an RBM"):
+        GenerativeDBN(layers=(real,), memory=MEMORY)
 
 
 def test_a_net_has_layers() -> None:
     with pytest.raises(ValidationError, match="layers"):
         DBN(layers=())
+    with pytest.raises(ValidationError, match="layers"):
+        GenerativeDBN(layers=(), memory=MEMORY)
 
 
 def test_what_classifies() -> None:

@@ -11,7 +11,7 @@ from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, Autoencoder
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, Autoencoder, GenerativeDBN
 from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -31,6 +31,9 @@ from deepstrata.schemas.strategies import LocalSteps, Synchronous
 
 SOURCE = ZarrSource(path="air.zarr", features="air", labels="kind")
 STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))
+GENERATIVE = GenerativeDBN(
+    layers=(RBM(hidden=4), RBM(hidden=3)), memory=AssociativeMemory(hidden=5, classes=2)
+)
 PIPELINE = Pipeline(
     name="p",
     source=SOURCE,
@@ -169,7 +172,7 @@ def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
         "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
         "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...), "
-        "or an Autoencoder"
+        "an Autoencoder or a GenerativeDBN"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
@@ -183,6 +186,23 @@ def test_an_autoencoder_is_fine_tuned_without_labels() -> None:
         assert whole.model_of(whole.stages[-1]) == deep
     with pytest.raises(ValidationError, match="it encodes with has the layers 0 to 1"):
         Pipeline(name="p", source=source, stages=(Pretrain(model=deep), Encode(layer=2)))
+
+
+def test_a_memory_needs_labels() -> None:
+    source = ZarrSource(path="x", features="f")
+    assert told(Pretrain(model=GENERATIVE), source=source).startswith(
+        "pipeline: stage 'pretrain' needs labels, and the source names none"
+    )
+
+
+def test_gibbs_steps_are_for_a_memory() -> None:
+    tuned = FineTune(gibbs_steps=3)
+    assert told(Pretrain(model=STACK), tuned) == (
+        "pipeline: stage 'finetune': gibbs_steps=3 has no effect on a model without a memory, "
+        "which learns by backpropagation; leave it out, or make the model a GenerativeDBN"
+    )
+    stages = (Pretrain(model=GENERATIVE), tuned)
+    assert Pipeline(name="p", source=SOURCE, stages=stages).stages == stages
 
 
 def test_fine_tuning_needs_labels() -> None:
@@ -200,6 +220,8 @@ def test_fine_tuning_needs_labels() -> None:
         ((Pretrain(model=STACK),), 1),
         ((Pretrain(model=STACK), FineTune()), 2),
         ((FineTune(model=STACK),), 2),
+        ((Pretrain(model=GENERATIVE),), 1),
+        ((Pretrain(model=GENERATIVE), FineTune()), 1),
     ],
 )
 def test_codes_come_from_a_layer_that_is_there(stages: tuple[Stage, ...], last: int) -> None:

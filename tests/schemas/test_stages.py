@@ -9,7 +9,14 @@ from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Dropout, Softmax
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Network,
+)
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
@@ -158,6 +165,9 @@ def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
     assert Pretrain(model=net).pretrained == net.layers[:4]
     deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
     assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
+    memory = AssociativeMemory(hidden=6, classes=2)
+    generative = GenerativeDBN(layers=(RBM(hidden=4),), memory=memory)
+    assert Pretrain(model=generative).pretrained == (RBM(hidden=4), memory)
 
 
 def test_pretraining_needs_an_rbm() -> None:
