@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, layers, rbm
+from deepstrata.ops import dense, layers, marginalised, rbm
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
 from deepstrata.ops.kernels import squared_error
@@ -24,7 +24,7 @@ from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import RBM, Layered, Model, Net
+from deepstrata.schemas.models import MSDA, RBM, Layered, Model, Net
 from deepstrata.schemas.shapes import Shape, shapes_through
 from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
 
@@ -69,6 +69,9 @@ def shapes(model: Model, visible: int) -> Tree:
 def _(model: RBM, visible: int) -> RBMParams:
     weights = ArraySpec((visible, model.hidden))
     return RBMParams(weights, ArraySpec((visible,)), ArraySpec((model.hidden,)))
+
+
+shapes.register(MSDA, marginalised.shapes)
 
 
 @shapes.register
@@ -318,6 +321,15 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
 
 
 @encode.register
+def _(model: MSDA, params: tuple[DenseParams, ...], x: Array, layer: int | None = None) -> Array:
+    if layer is None:
+        return namespace(x).concat(marginalised.outputs(params, x), axis=1)
+    if not 0 <= layer < len(params):
+        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
+    return marginalised.outputs(params[: layer + 1], x)[-1]
+
+
+@encode.register
 def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
     layer = _code_layer(model) if layer is None else layer
     if not -1 <= layer < len(params):
@@ -345,6 +357,9 @@ def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
     if isinstance(model, RBM):
         return model.hidden
+    if isinstance(model, MSDA):
+        units = marginalised.width(model, visible)
+        return units if layer is not None else visible + model.depth * units
     layer = _code_layer(model) if layer is None else layer
     return math.prod(_inputs(model, visible)[layer + 1])
 

@@ -34,7 +34,7 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.models import DBN, MSDA, RBM, Network
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -48,6 +48,7 @@ from deepstrata.schemas.optimisers import (
 )
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -55,6 +56,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Standardise,
 )
@@ -87,6 +89,7 @@ _LAZY = {
 
 __all__ = [
     "DBN",
+    "MSDA",
     "RBM",
     "SGD",
     "Activation",
@@ -97,6 +100,7 @@ __all__ = [
     "ContrastNormalisation",
     "Convolution",
     "Cosine",
+    "CrossDomain",
     "DataError",
     "DatasetSchema",
     "DatasetSource",
@@ -126,6 +130,7 @@ __all__ = [
     "Scale",
     "SchemaError",
     "Softmax",
+    "Solve",
     "Split",
     "Standardise",
     "Steps",

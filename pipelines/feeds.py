@@ -98,6 +98,8 @@ class Feed(NamedTuple):
     visible_units: str | None = None
     """``bernoulli`` where values must lie in [0, 1]."""
     backend: Backend = "numpy"
+    extra: tuple[str, ...] = ()
+    """Further variables along the samples that stages go by."""
     known: tuple[Known, ...] = ()
     """What inspection found in the shards, in their order; empty before."""
 
@@ -132,19 +134,24 @@ def names(feed: Feed) -> tuple[str, ...]:
     """Return the variables that a shard of this feed is read from."""
     columns = feed.columns
     found = [] if feed.stored else [columns.features, columns.mask]
-    found += [columns.labels, feed.split.by if feed.split else None]
+    found += [columns.labels, feed.split.by if feed.split else None, *feed.extra]
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
-def read(feed: Feed, shard: Shard) -> dict[str, Any]:
+def read(feed: Feed, shard: Shard, wanted: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Read the variables of a shard, and check that they are what inspection found.
+
+    Parameters
+    ----------
+    wanted
+        Names of variables; all that the feed needs by default.
 
     Raises
     ------
     BadShardError
         Something cannot be read, is missing or has changed; the chunks are named.
     """
-    values = feed.reader.read(shard.start, shard.stop, names(feed))
+    values = feed.reader.read(shard.start, shard.stop, wanted or names(feed))
     expected = next((k.checksums for k in feed.known if k.shard == shard), {})
     for name, array in values.items():
         if name in expected and checksum(array) != expected[name]:

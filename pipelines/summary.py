@@ -12,6 +12,7 @@ from deepstrata.pipelines.context import Context, TrainedModel
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
+from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.layers import Convolution, Dense, Softmax
 from deepstrata.schemas.models import RBM, Layered, Model
@@ -52,7 +53,7 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
     else:
         report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
-    return _with_codes(report, context)
+    return _with_codes(report._replace(transfers=_transfers(run, manifest)), context)
 
 
 def _plan(context: Context) -> str:
@@ -149,6 +150,18 @@ def _class_names(context: Context) -> tuple[str, ...]:
     if labels is None or labels not in context.coords:
         return ()
     return tuple(str(context.coords[labels].attrs.get("flag_meanings", "")).split())
+
+
+def _transfers(run: str, manifest: RunManifest) -> tuple[tuple[str, Transfer], ...]:
+    """Return what each comparison of domains found."""
+    found = []
+    for record in manifest.stages:
+        url = record.outputs.get("transfer")
+        if url is not None:
+            table = sealed.read(stores.resolved(url, run))
+            errors = {name: np.asarray(values) for name, values in table["errors"].items()}
+            found.append((record.name, Transfer(tuple(table["domains"]), errors)))
+    return tuple(found)
 
 
 def _with_codes(report: Report, context: Context) -> Report:

@@ -19,7 +19,7 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Model
+from deepstrata.schemas.models import MSDA, RBM, Layered, Model
 from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,
@@ -30,15 +30,17 @@ from deepstrata.schemas.optimisers import (
     Steps,
     WarmUp,
 )
-from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.pipelines import Pipeline, Using
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     Encode,
     Evaluate,
     FineTune,
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -60,13 +62,13 @@ def draw_pipeline(pipeline: Pipeline) -> Drawing:
     prepared: Hashable = SOURCE
     for stage in pipeline.stages:
         after: tuple[Hashable, ...] = (prepared,)
-        if isinstance(stage, FineTune | Evaluate | Encode):
+        if isinstance(stage, Using):
             start = pipeline.start_of(stage)
             after = (prepared,) if start is None else (start.name,)
         elif isinstance(stage, Report):
             read = {key for box in boxes.values() for key in box.after}
             after = tuple(key for key in boxes if key not in read)
-        elif not isinstance(stage, Pretrain):
+        elif not isinstance(stage, Solve | Pretrain):
             prepared = stage.name
         lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
         boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
@@ -133,9 +135,11 @@ def _label(key: tuple[Any, ...]) -> str:
 
 
 KINDS: dict[type[Any], str] = {
+    Solve: "train",
     Pretrain: "train",
     FineTune: "train",
     Evaluate: "result",
+    CrossDomain: "result",
     Encode: "result",
     Report: "result",
 }
@@ -200,6 +204,11 @@ def _(stage: Pretrain) -> list[str]:
 
 
 @settings.register
+def _(stage: Solve) -> list[str]:
+    return [describe_model(stage.model), f"on {', '.join(stage.parts)}"]
+
+
+@settings.register
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
@@ -209,6 +218,11 @@ def _(stage: FineTune) -> list[str]:
 @settings.register
 def _(stage: Evaluate) -> list[str]:
     return list(stage.parts)
+
+
+@settings.register
+def _(stage: CrossDomain) -> list[str]:
+    return [f"SVMs by {stage.domain}"]
 
 
 @settings.register
@@ -223,7 +237,7 @@ def _(stage: Report) -> list[str]:
 
 def describe_model(model: Model) -> str:
     """Return a model in one line: ``RBM 500, RBM 500, softmax 10``."""
-    return ", ".join(map(_layer, (model,) if isinstance(model, RBM) else model.layers))
+    return ", ".join(map(_layer, model.layers if isinstance(model, Layered) else (model,)))
 
 
 @singledispatch
@@ -234,6 +248,11 @@ def _layer(layer: Any) -> str:
 @_layer.register
 def _(layer: RBM) -> str:
     return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: MSDA) -> str:
+    return f"mSDA, {layer.depth} layers, noise {layer.noise:g}"
 
 
 @_layer.register

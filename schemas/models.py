@@ -46,6 +46,26 @@ def _(layer: RBM, shape: Shape) -> Shape:
     return (layer.hidden,)
 
 
+class MSDA(Declaration):
+    """A stack of marginalised denoising autoencoders, each solved in closed form, without labels.
+
+    Every layer reconstructs its input linearly from all its corruptions at once, and passes it on
+    through tanh. The code is the input and the outputs of all layers, one after the other.
+    Chen, Xu, Weinberger, Sha (2012), "Marginalized denoising autoencoders for domain adaptation".
+    """
+
+    kind: Literal["msda"] = "msda"
+    depth: PositiveInt = 3
+    """Number of layers."""
+    noise: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability with which a feature is set to zero."""
+    ridge: PositiveFloat = 1e-5
+    """Added to the diagonal of the expected scatter matrix, a sum over samples."""
+    targets: PositiveInt | None = None
+    """Reconstruct the most frequent features, so many, each from random subsets of as many: memory
+    grows with their square in place of that of all features. By default all from all."""
+
+
 class Layered(Declaration):
     """Layers one above the other; the last may be a ``Softmax``, if the model is to classify."""
 
@@ -111,4 +131,4 @@ class Network(Layered):
 
 
 Net = DBN | Network
-Model = Annotated[RBM | DBN | Network, Field(discriminator="kind")]
+Model = Annotated[RBM | MSDA | DBN | Network, Field(discriminator="kind")]

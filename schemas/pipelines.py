@@ -8,15 +8,17 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import MSDA, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     Encode,
     Evaluate,
     FineTune,
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -30,8 +32,11 @@ STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 #: Names that a run gives to stages of its own.
 RESERVED = ("ingest", "inspect")
 #: Stages come in this order; those of one rank may be mixed.
-RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Pretrain: 3, FineTune: 3}
+RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Solve: 3, Pretrain: 3, FineTune: 3}
 ONCE = (Split, Report)
+#: Stages that others go on from, and those that do.
+Start = Solve | Pretrain | FineTune
+Using = FineTune | Evaluate | CrossDomain | Encode
 
 
 def _check_name(name: str) -> str:
@@ -62,7 +67,7 @@ class Pipeline(Document):
         self._check_names()
         self._check_order()
         for stage in self.stages:
-            if isinstance(stage, FineTune | Evaluate | Encode):
+            if isinstance(stage, Using):
                 self._check_start(stage)
             if isinstance(stage, Pretrain | FineTune) and decides(stage):
                 self._check_validation(stage)
@@ -101,24 +106,26 @@ class Pipeline(Document):
                     f"expected one {kind.__name__} stage at most, found {', '.join(names)}"
                 )
 
-    def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
+    def _check_start(self, stage: Using) -> None:
         model = self.model_of(stage)
-        if isinstance(stage, FineTune):
-            if not classifies(model):
-                raise ValueError(
-                    f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                    "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                    "Softmax(classes=...)"
-                )
-            if self.source.labels is None:
-                raise ValueError(
-                    f"stage {stage.name!r} needs labels, and the source names none: "
-                    "set its labels=... to the variable with the class numbers"
-                )
+        if isinstance(stage, FineTune) and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                "to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                "Softmax(classes=...)"
+            )
+        if isinstance(stage, FineTune | CrossDomain) and self.source.labels is None:
+            raise ValueError(
+                f"stage {stage.name!r} needs labels, and the source names none: "
+                "set its labels=... to the variable with the class numbers"
+            )
+        if isinstance(stage, Evaluate) and isinstance(model, MSDA):
+            raise ValueError(
+                f"stage {stage.name!r}: an MSDA neither classifies nor reconstructs; measure what "
+                "its codes are worth with CrossDomain(domain=...)"
+            )
         if isinstance(stage, Encode) and stage.layer is not None:
-            start = self.start_of(stage)
-            layers = len(model.layers) if isinstance(model, Layered) else 1
-            layers = len(start.rbms) if isinstance(start, Pretrain) else layers
+            layers = _layers(self.start_of(stage), model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
@@ -157,7 +164,7 @@ class Pipeline(Document):
                 )
             written[stage.path] = stage.name
 
-    def start_of(self, stage: FineTune | Evaluate | Encode) -> Pretrain | FineTune | None:
+    def start_of(self, stage: Using) -> Start | None:
         """Return the training stage that ``stage`` goes on from; None for a fresh model.
 
         Raises
@@ -167,11 +174,11 @@ class Pipeline(Document):
         """
         if isinstance(stage, FineTune) and stage.model is not None:
             return None
-        above: dict[str, Pretrain | FineTune] = {}
+        above: dict[str, Start] = {}
         for other in self.stages:
             if other.name == stage.name:
                 break
-            if isinstance(other, Pretrain | FineTune):
+            if isinstance(other, Start):
                 above[other.name] = other
         if stage.start is not None and stage.start not in above:
             there = ", ".join(above) or "none"
@@ -185,9 +192,9 @@ class Pipeline(Document):
 
     def model_of(self, stage: Stage) -> Model:
         """Return the model that ``stage`` trains, measures or encodes with."""
-        if isinstance(stage, Pretrain | FineTune) and stage.model is not None:
+        if isinstance(stage, Start) and stage.model is not None:
             return stage.model
-        if isinstance(stage, FineTune | Evaluate | Encode):
+        if isinstance(stage, Using):
             start = self.start_of(stage)
             if start is not None:
                 return self.model_of(start)
@@ -241,6 +248,15 @@ class Pipeline(Document):
         for step in steps[:-1]:
             place = place[_index(place, step, path)]
         place[_index(place, steps[-1], path)] = value
+
+
+def _layers(start: Start | None, model: Model) -> int:
+    """Return how many layers a trained model has whose output can be the code."""
+    if isinstance(model, MSDA):
+        return model.depth
+    if isinstance(start, Pretrain):
+        return len(start.rbms)
+    return len(model.layers) if isinstance(model, Layered) else 1
 
 
 def _index(place: Any, step: str, path: str) -> int | str:

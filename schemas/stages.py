@@ -11,6 +11,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
+    PositiveFloat,
     PositiveInt,
     Tag,
     WithJsonSchema,
@@ -18,7 +19,7 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import RBM, Layered, Model, Net
+from deepstrata.schemas.models import MSDA, RBM, Layered, Model, Net
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
@@ -189,7 +190,7 @@ class Pretrain(_Train):
         if isinstance(self.model, RBM):
             return (self.model,)
         stack: list[RBM] = []
-        for layer in self.model.layers:
+        for layer in self.model.layers if isinstance(self.model, Layered) else ():
             if not isinstance(layer, RBM):
                 break
             stack.append(layer)
@@ -230,6 +231,39 @@ class FineTune(_Train):
         return self
 
 
+class Solve(_Stage):
+    """Find the weights of a model in closed form, by one pass over the data for each layer."""
+
+    kind: Literal["solve"] = "solve"
+    model: MSDA
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("train",)
+    """Parts whose features are used. Labels never are, so adaptation may use all of them."""
+
+
+class CrossDomain(_Stage):
+    """Train a linear classifier on each domain's labels, and test it on every domain.
+
+    A linear SVM learns from the training part of one domain, from the features as they are and from
+    the codes of a trained model, and is measured on the test part of all. ``transfer_ratio`` is the
+    mean over pairs of different domains of ``e(source, target) / e_raw(target, target)``: of the
+    error after transfer to that of an SVM trained on the target's own labels and plain features
+    (Glorot, Bordes, Bengio 2011). 1 means that nothing is lost by the transfer.
+    """
+
+    kind: Literal["cross_domain"] = "cross_domain"
+    domain: str
+    """Variable along the samples that holds whole numbers, best with CF ``flag_meanings``."""
+    start: str | None = None
+    """Name of the stage that trained the model; the nearest one above by default."""
+    costs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3, 1e-2)
+    """Weights of the errors (the C of an SVM) from which cross-validation within the training part
+    of the source chooses."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Of the cross-validation."""
+    samples: PositiveInt = 2000
+    """Most training samples a domain may have: one task learns from all of them, in memory."""
+
+
 class Evaluate(_Stage):
     """Measure a trained model on parts of the data."""
 
@@ -261,7 +295,17 @@ class Report(_Stage):
 
 
 Stage = Annotated[
-    Apply | Split | Scale | Standardise | Pretrain | FineTune | Evaluate | Encode | Report,
+    Apply
+    | Split
+    | Scale
+    | Standardise
+    | Solve
+    | Pretrain
+    | FineTune
+    | Evaluate
+    | CrossDomain
+    | Encode
+    | Report,
     Field(discriminator="kind"),
 ]
 

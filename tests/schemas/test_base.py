@@ -36,7 +36,7 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     return explain(refused.value, where).splitlines()
 
 
-KINDS = "'rbm', 'dbn', 'network'"
+KINDS = "'rbm', 'msda', 'dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)
@@ -142,10 +142,13 @@ def test_every_problem_has_a_line() -> None:
     ("model", "message"),
     [
         ({"hidden": 3}, "model: expected a field 'kind' that says what this is, found none"),
-        ({"kind": "svm"}, "model: expected one of the kinds 'rbm', 'dbn', 'network', found 'svm'"),
+        (
+            {"kind": "svm"},
+            "model: expected one of the kinds 'rbm', 'msda', 'dbn', 'network', found 'svm'",
+        ),
         (
             Softmax(classes=2),
-            "model: expected one of the kinds 'rbm', 'dbn', 'network', found 'softmax'",
+            "model: expected one of the kinds 'rbm', 'msda', 'dbn', 'network', found 'softmax'",
         ),
         ("rbm", "model: expected a declaration, or a mapping of its fields (found 'rbm')"),
         ({"kind": "rbm"}, "model.hidden: expected a value, found none"),

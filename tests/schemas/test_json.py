@@ -17,7 +17,7 @@ from deepstrata.schemas.datasets import (
     ZarrSource,
 )
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, MSDA, RBM
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -32,6 +32,7 @@ from deepstrata.schemas.optimisers import (
 from deepstrata.schemas.pipelines import RESERVED, Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -39,6 +40,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Standardise,
 )
@@ -181,6 +183,14 @@ def rbms(visible: str = "bernoulli") -> st.SearchStrategy[RBM]:
     )
 
 
+SOLVES = st.builds(
+    Solve,
+    model=st.builds(
+        MSDA, depth=COUNTS, noise=st.floats(0.01, 0.99), ridge=POSITIVE, targets=MAYBE | COUNTS
+    ),
+)
+
+
 @st.composite
 def stacks(draw: st.DrawFn) -> DBN:
     first = draw(rbms("gaussian") | rbms())
@@ -209,7 +219,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
     scales = st.builds(Scale, minimum=MAYBE | st.floats(-9, 0), maximum=MAYBE | st.floats(1, 9))
     prepared += draw(st.lists(scales | st.builds(Standardise, epsilon=POSITIVE), max_size=2))
-    trained = [draw(pretrains())]
+    trained = [*draw(st.lists(SOLVES, max_size=1)), draw(pretrains())]
     trained += draw(
         st.lists(
             st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),
@@ -218,6 +228,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
     parts = st.lists(st.sampled_from(["train", "validation", "test"]), min_size=1, max_size=3)
     used = draw(st.lists(st.builds(Evaluate, parts=parts.map(tuple)), max_size=2))
+    used += draw(st.lists(st.builds(CrossDomain, domain=TEXT, samples=COUNTS), max_size=1))
     used += draw(st.lists(st.builds(Encode, layer=MAYBE | st.just(0)), max_size=1))
     used += draw(st.lists(st.builds(Report, examples=COUNTS), max_size=1))
     stages = [*prepared, *trained, *used]

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, MSDA, RBM
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -19,6 +20,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -35,7 +37,9 @@ STAGES = [
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
     FineTune(model=STACK, optimiser=Adam()),
     FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
+    Solve(model=MSDA(depth=5, noise=0.9, targets=100), parts=("train", "test")),
     Evaluate(parts=("test",)),
+    CrossDomain(domain="genre", costs=(0.1, 1.0), folds=3),
     Encode(path="codes.zarr", layer=0),
     Report(examples=4),
 ]
