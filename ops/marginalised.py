@@ -21,6 +21,7 @@ from deepstrata.ops import dense
 from deepstrata.ops.backend import add_product, namespace
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.partials import Partial
+from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.models import MSDA
 from deepstrata.schemas.trees import Array, ArraySpec
 
@@ -102,7 +103,7 @@ def second_moments(x: Array, subset: Subset, out: Partial | None = None) -> Part
     if out is None:
         products = xp.zeros((subset.size, columns), dtype=x.dtype)
         out = Partial(Moments(products, xp.zeros(columns, dtype=xp.float64)), 0, {})
-    found: Moments = out.total  # type: ignore[assignment]
+    found: Moments = out.total
     products = add_product(own, x, found.products, 1.0, 1.0)
     totals = found.totals + xp.sum(x, axis=0, dtype=xp.float64)
     return Partial(Moments(products, totals), out.n + n, {})
@@ -113,7 +114,7 @@ def solve(model: MSDA, subset: Subset, found: Partial) -> DenseParams:
 
     The equations are solved in float64; a feature that never occurs has weights of zero.
     """
-    products, totals = found.total  # type: ignore[misc]
+    products, totals = found.total
     size, kept = subset.size, 1.0 - model.noise
     targets = slice(None) if subset.targets is None else subset.targets
     scatter = np.empty((size + 1, size + 1))
@@ -144,9 +145,26 @@ def layer_outputs(params: DenseParams, x: Array) -> Array:
     return dense.forward("tanh", params, x)
 
 
-def outputs(params: tuple[DenseParams, ...], x: Array) -> list[Array]:
-    """Return the input and what each layer gives, from the bottom up."""
+def encode(
+    model: MSDA, params: tuple[DenseParams, ...], x: Array, layer: int | None = None
+) -> Array:
+    """Return the input and what every layer gives, side by side, or what one layer gives.
+
+    Raises
+    ------
+    DeclarationError
+        There is no such layer.
+    """
+    last = len(params) - 1 if layer is None else layer
+    if not 0 <= last < len(params):
+        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
     found = [x]
-    for own in params:
+    for own in params[: last + 1]:
         found.append(layer_outputs(own, found[-1]))
-    return found
+    return found[-1] if layer is not None else namespace(x).concat(found, axis=1)
+
+
+def code_width(model: MSDA, visible: int, layer: int | None = None) -> int:
+    """Return the length of the codes that ``encode`` gives for samples of ``visible`` features."""
+    units = width(model, visible)
+    return units if layer is not None else visible + model.depth * units

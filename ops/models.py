@@ -320,13 +320,7 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
     return rbm.hidden_mean(params, x)
 
 
-@encode.register
-def _(model: MSDA, params: tuple[DenseParams, ...], x: Array, layer: int | None = None) -> Array:
-    if layer is None:
-        return namespace(x).concat(marginalised.outputs(params, x), axis=1)
-    if not 0 <= layer < len(params):
-        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
-    return marginalised.outputs(params[: layer + 1], x)[-1]
+encode.register(MSDA, marginalised.encode)
 
 
 @encode.register
@@ -358,8 +352,7 @@ def code_width(model: Model, visible: int, layer: int | None = None) -> int:
     if isinstance(model, RBM):
         return model.hidden
     if isinstance(model, MSDA):
-        units = marginalised.width(model, visible)
-        return units if layer is not None else visible + model.depth * units
+        return marginalised.code_width(model, visible, layer)
     layer = _code_layer(model) if layer is None else layer
     return math.prod(_inputs(model, visible)[layer + 1])
 

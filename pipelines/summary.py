@@ -121,7 +121,7 @@ def _stack(params: Tree) -> tuple[RBMParams, ...]:
 
 
 def _machines(model: Model) -> tuple[RBM, ...]:
-    return (model,) if isinstance(model, RBM) else model.layers  # type: ignore[return-value]
+    return model.layers if isinstance(model, Layered) else (model,)  # type: ignore[return-value]
 
 
 def reconstruct(trained: TrainedModel, x: Array) -> Array:

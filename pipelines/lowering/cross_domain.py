@@ -114,23 +114,13 @@ def _(stage: CrossDomain, context: Context) -> StageRecord:
         context, stage.name, count_domains, with_rows, (stage.domain,), part="domains"
     )
     total: Counts = merge_sums(*counts)
-    names = _check(stage, context, total)
-    domains = tuple(sorted(total))
+    names, domains = _check(stage, context, total), tuple(sorted(total))
     machines = _train(stage, context, used, domains, list(zip(with_rows, counts, strict=True)))
     url = stores.join(context.path, "stages", stage.name, "machines.safetensors")
     like = tree_map(lambda leaf: ArraySpec(leaf.shape, str(leaf.dtype)), machines)
     saved = Saved(url, checkpoints.save_part(url, machines), like)
-    tested = [shard for shard in context.grid if context.counts[shard.index][TEST]]
-    (wrong,) = each_shard(
-        context,
-        stage.name,
-        test_machines,
-        tested,
-        (stage.domain, domains, saved, used),
-        merge_sums,
-        part="testing",
-    )
     samples = np.array([total[d][TEST] for d in domains])
+    wrong = _test(stage, context, used, domains, saved)
     errors = {name: found / samples for name, found in wrong.items()}
     table = stores.join(context.path, "stages", stage.name, "transfer.json")
     sealed.write(table, _table(names, errors, machines))
@@ -189,6 +179,23 @@ def _train(
             refs.append(graph.call("train", place, train_machine, *arguments))
     found = context.executor.execute(graph, refs)
     return {FEATURES: tuple(found[::2]), CODES: tuple(found[1::2])}
+
+
+def _test(
+    stage: CrossDomain,
+    context: Context,
+    used: TrainedModel,
+    domains: tuple[int, ...],
+    machines: Saved,
+) -> dict[str, Array]:
+    """Return how many test samples every machine takes for another class, in each domain."""
+    tested = [shard for shard in context.grid if context.counts[shard.index][TEST]]
+    arguments = (stage.domain, domains, machines, used)
+    (found,) = each_shard(
+        context, stage.name, test_machines, tested, arguments, merge_sums, part="testing"
+    )
+    counted: dict[str, Array] = found
+    return counted
 
 
 def _table(names: list[str], errors: dict[str, Array], machines: Machines) -> dict[str, Any]:

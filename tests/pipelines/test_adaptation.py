@@ -15,6 +15,7 @@ from deepstrata import (
     DataError,
     Encode,
     Evaluate,
+    FineTune,
     LocalSteps,
     Pipeline,
     Pretrain,
@@ -234,5 +235,9 @@ def test_what_has_no_labels_or_nothing_to_measure_is_refused(path: str) -> None:
         Pipeline(name="p", source=source, stages=(solve, CrossDomain(domain="domain")))
     with pytest.raises(ValueError, match="neither classifies nor reconstructs"):
         Pipeline(name="p", source=source, stages=(solve, Evaluate()))
+    with pytest.raises(ValueError, match="nothing to pretrain"):
+        Pretrain(model=MSDA())
+    with pytest.raises(ValueError, match="no Softmax on top"):
+        Pipeline(name="p", source=source, stages=(solve, FineTune()))
     with pytest.raises(ValueError, match="has the layers 0 to 2"):
         Pipeline(name="p", source=source, stages=(solve, Encode(layer=3)))
