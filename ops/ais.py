@@ -47,7 +47,14 @@ def log_partition(
     ------
     ValueError
         The temperatures do not rise from 0 to 1, or there are fewer than two chains.
+    DeclarationError
+        The hidden units are not binary.
     """
+    if model.hidden_units != "bernoulli":
+        raise DeclarationError(
+            f"annealing takes binary hidden units, found {model.hidden_units} ones; "
+            "exact_log_partition enumerates the visible units of a small RBM"
+        )
     steps = np.linspace(0, 1, temperatures + 1) if isinstance(temperatures, int) else temperatures
     ladder = [float(t) for t in steps]
     if len(ladder) < 2 or ladder[0] != 0 or ladder[-1] != 1 or sorted(ladder) != ladder:
@@ -113,7 +120,9 @@ def exact_log_partition(model: RBM, params: RBMParams) -> float:
         There are too many states; ``log_partition`` estimates.
     """
     w, b, c = (to_numpy(p).astype(np.float64) for p in params)
-    is_gaussian = model.visible_units == "gaussian"
+    if model.hidden_units == "gaussian":
+        w, b, c = w.T, c, b
+    is_gaussian = "gaussian" in (model.visible_units, model.hidden_units)
     units = w.shape[1] if is_gaussian else min(w.shape)
     if units > MOST_UNITS:
         raise DeclarationError(

@@ -11,6 +11,7 @@ numba's cache on disk does not notice when a function of another file changes.
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils as untyped
 from numba.core import types
@@ -325,11 +326,13 @@ def maxima(x: Floats, kernel: Any, stride: Any, y: Floats, where: Any) -> None:
 @compiled
 def spread_maxima(dy: Floats, where: Any, kernel: Any, stride: Any, dx: Floats) -> None:
     """Add each of ``dy`` (N, H', W', C) to the tap of its window that held the maximum."""
-    for n in range(dy.shape[0]):
-        for i in range(dy.shape[1]):
-            for j in range(dy.shape[2]):
-                delta, tap = dy[n, i, j], where[n, i, j]
-                for t in range(kernel[0] * kernel[1]):
-                    to = dx[n, i * stride[0] + t // kernel[1], j * stride[1] + t % kernel[1]]
-                    for u in range(delta.size):
-                        to[u] += delta[u] if tap[u] == t else ZERO
+    units, pitch = dx.shape[3], dx.shape[2] * dx.shape[3]
+    deltas, taps, sums = dy.reshape(dy.size), where.reshape(where.size), dx.reshape(dx.size)
+    at = 0
+    for n, i, j in np.ndindex(dy.shape[:3]):
+        first = ((n * dx.shape[1] + i * stride[0]) * dx.shape[2] + j * stride[1]) * units
+        for u in range(units):
+            tap = np.int64(taps[at + u])
+            a = tap // kernel[1]
+            sums[first + a * pitch + (tap - a * kernel[1]) * units + u] += deltas[at + u]
+        at += units

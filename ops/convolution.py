@@ -5,9 +5,11 @@ the field). For float32 NumPy arrays the sums are made by ``compiled_spatial``, 
 inputs: there is no matrix of patches. Each output is one chain of fused multiply-adds, taps and
 then channels in order (backward: taps in descending order, then maps), and each gradient of a
 weight one chain over a sample's positions, then one sum over samples in order. A sample's outputs
-thus have the same bits in any batch, and on any processor. Workspace: a padded sample,
-a padded copy of the weights. Other arrays take one matrix product a tap; workspace: two
-arrays like ``x`` and one like ``y``.
+thus have the same bits in any batch, and on any processor. Where few maps leave room in a vector,
+neighbouring outputs share it and take products with zeros: NaN and infinity spread to neighbours.
+
+Workspace: a padded sample, a padded copy of the weights, tables of offsets. Other arrays take one
+matrix product a tap; workspace: two arrays like ``x`` and one like ``y``.
 
 Letters: N samples, C channels, M maps, K taps times channels of a group.
 """

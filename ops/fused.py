@@ -1,8 +1,9 @@
 """Convolution, bias, activation and pooling of a few samples at a time, where only the last stays.
 
 Scherer, Schulz, Behnke (2010). The maps at full resolution are never stored for the whole batch:
-``TILE`` bytes of them at a time, or one sample's, so that they are pooled while they lie in the
-cache. The bits are those of the steps one after the other over all samples.
+``TILE`` bytes of them at a time, or one sample's. That saves memory and not time: smaller tiles,
+pooled while they lie in the cache, were slower, since each prepares its weights anew. The bits are
+those of the steps one after the other over all samples.
 
 Letters: N samples, C channels, M maps.
 """
@@ -18,7 +19,7 @@ from deepstrata.ops.pooling import Pool
 from deepstrata.ops.windows import Geometry
 from deepstrata.schemas.trees import Array
 
-TILE = 1 << 19  #: bytes of maps at full resolution, at a time
+TILE = 1 << 22  #: bytes of maps at full resolution, at a time
 
 #: What reads maps, and writes them pooled to its last argument.
 POOLINGS: dict[str, Callable[[Pool, Array, Array], object]] = {

@@ -1,4 +1,8 @@
-"""The inner loop: minibatches of one shard, one after the other."""
+"""The inner loop: minibatches of one shard, one after the other.
+
+A layer is frozen where its factor on the learning rate is 0. What is trained has ``()`` in its
+place: no gradient is computed for it, and the optimiser remembers nothing of it.
+"""
 
 from typing import Any
 
@@ -9,7 +13,37 @@ from deepstrata.ops.partials import Batch, Into, add_stats, take
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.optimisers import Optimiser
-from deepstrata.schemas.trees import Tree, tree_map
+from deepstrata.schemas.trees import Array, Tree, tree_map
+
+
+def trained(params: Tree, factors: tuple[float, ...]) -> Tree:
+    """Return the parameters (arrays or specs) with ``()`` in place of frozen layers.
+
+    Parameters
+    ----------
+    factors
+        One for each layer; ``()`` where all layers are trained.
+    """
+    if not factors:
+        return params
+    return tuple(own if factor else () for factor, own in zip(factors, params, strict=True))
+
+
+def with_trained(params: Tree, moved: Tree, factors: tuple[float, ...]) -> Tree:
+    """Return the parameters with those of ``moved`` in place of the layers that are trained."""
+    if not factors:
+        return moved
+    layers = zip(factors, params, moved, strict=True)
+    return tuple(new if factor else own for factor, own, new in layers)
+
+
+def gradient_buffers(params: Tree, factors: tuple[float, ...]) -> Into | None:
+    """Return where the gradient of trained layers is written; None where all of them are."""
+    return Into(tree_map(_empty, trained(params, factors))) if factors else None
+
+
+def _empty(leaf: Array) -> Array:
+    return namespace(leaf).empty_like(leaf)
 
 
 def local_steps(
@@ -27,8 +61,10 @@ def local_steps(
 
     Parameters
     ----------
+    rates
+        With the factors that freeze layers.
     params, state, carry
-        Where to start; not changed.
+        Where to start; not changed. ``state`` is that of what is trained.
     key
         The round's key; rows make addresses unique below it, so no row may come twice.
 
@@ -43,9 +79,10 @@ def local_steps(
     """
     n = batch.x.shape[0]
     steps = -(-n // size)
-    params, state = tree_map(copied, params), tree_map(copied, state)
+    moved = tree_map(copied, trained(params, rates.factors))
+    params, state = with_trained(params, moved, rates.factors), tree_map(copied, state)
     straight = optimisers.accumulates(optimiser)
-    buffers = () if straight else tree_map(lambda leaf: namespace(leaf).empty_like(leaf), params)
+    buffers = () if straight else tree_map(_empty, moved)
     scratch, factor = Scratch(), 1.0
     stats: dict[str, Any] = {}
     for step in range(steps):
@@ -57,9 +94,9 @@ def local_steps(
             into = optimisers.into_velocity(rows, factor, state)
         partial, carry = models.gradient(model, params, part, key, carry, into, scratch)
         if straight:
-            optimisers.follow_in_place(optimiser, rates, factor, state, params)
+            optimisers.follow_in_place(optimiser, rates, factor, state, moved)
         else:
-            optimisers.update_in_place(optimiser, rates, partial.total, rows, state, params)
+            optimisers.update_in_place(optimiser, rates, partial.total, rows, state, moved)
         stats = add_stats(stats, partial.stats)
     if straight:
         optimisers.settle(factor, state)

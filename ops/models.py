@@ -13,29 +13,42 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import dense, layers, marginalised, rbm
+from deepstrata.ops import autoencoder, chain, dense, layers, marginalised, rbm, reconstruction
+from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace, to_numpy
 from deepstrata.ops.dense import DenseParams, check_labels
+from deepstrata.ops.initial import drawn, fresh
 from deepstrata.ops.kernels import squared_error
-from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import MSDA, RBM, Layered, Model, Net
+from deepstrata.schemas.layers import Softmax
+from deepstrata.schemas.models import (
+    MSDA,
+    RBM,
+    Autoencoder,
+    Layered,
+    Model,
+    Net,
+    feed_forward_layer,
+)
 from deepstrata.schemas.shapes import Shape, shapes_through
-from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten, tree_map
+from deepstrata.schemas.trees import Array, ArraySpec, Tree, flatten
 
+Learner = RBM | Autoencoder  #: layers that learn without labels, ...
+PRETRAINED = (RBMParams, AutoencoderParams)  #: ... and what they hold until they are part of a net
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
+NOTHING_TO_LEARN = (
+    "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
+    "Softmax, or an Autoencoder"
+)
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
-    """Return a model's layers as those of a feed-forward net: an RBM is a logistic layer."""
-    return tuple(
-        Dense(units=layer.hidden) if isinstance(layer, RBM) else layer for layer in model.layers
-    )
+    """Return a model's layers as those of a feed-forward net: an RBM is a dense layer."""
+    return tuple(map(feed_forward_layer, model.layers))
 
 
 def sample_shape(model: Net, visible: int) -> Shape:
@@ -78,22 +91,14 @@ shapes.register(MSDA, marginalised.shapes)
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
     inputs = _inputs(model, visible)
     return tuple(
-        shapes(layer, math.prod(shape)) if isinstance(layer, RBM) else layers.specs(layer, shape)
+        shapes(layer, math.prod(shape))
+        if isinstance(layer, Learner)
+        else layers.specs(layer, shape)
         for layer, shape in zip(model.layers, inputs, strict=False)
     )
 
 
-def _drawn(specs: Any, scale: float, key: Key, backend: Backend) -> Any:
-    """Fill specs: weights from a normal distribution, addressed by input and output; biases 0."""
-    *inputs, outputs = specs.weights.shape
-    rows = np.arange(math.prod(inputs), dtype=np.int64)
-    like = device_array(np.empty(0, np.float32), backend)
-    weights = normal(fold(key, "weights"), rows, outputs, like=like)
-    weights *= scale
-    xp = namespace(weights)
-    weights = xp.reshape(weights, specs.weights.shape)
-    zeros = tree_map(lambda spec: xp.zeros(spec.shape, dtype=xp.float32), specs[1:])
-    return type(specs)(weights, *zeros)
+shapes.register(Autoencoder, autoencoder.shapes)
 
 
 @singledispatch
@@ -104,86 +109,105 @@ def init(model: Model, visible: int, key: Key, backend: Backend = "numpy") -> Tr
 
 @init.register
 def _(model: RBM, visible: int, key: Key, backend: Backend = "numpy") -> RBMParams:
-    drawn: RBMParams = _drawn(shapes(model, visible), model.weight_scale, key, backend)
-    return drawn
+    found: RBMParams = drawn(shapes(model, visible), model.weight_scale, key, backend)
+    return found
 
 
 @init.register
 def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
         init(layer, math.prod(shape), fold(key, "layer", i), backend)
-        if isinstance(layer, RBM)
-        else _fresh(layer, shape, fold(key, "layer", i), backend)
+        if isinstance(layer, Learner)
+        else fresh(layer, shape, fold(key, "layer", i), backend)
         for i, (layer, shape) in enumerate(zip(model.layers, _inputs(model, visible), strict=False))
     )
 
 
-def _fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | None = None) -> Any:
-    """Draw the parameters of a layer that takes samples of ``shape``."""
-    found = layers.specs(layer, shape)
-    if not found:
-        return found
-    scale = layers.initial_scale(layer, found) if scale is None else scale
-    drawn = _drawn(found, scale, key, backend)
-    return drawn._replace(weights=layers.connect(layer, drawn.weights))
+init.register(Autoencoder, autoencoder.init)
 
 
 def feed_forward(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
     """Return the feed-forward net of recognition weights; arrays are shared, not copied."""
-    return tuple(
-        DenseParams(p.weights, p.hidden_bias) if isinstance(p, RBMParams) else p for p in params
-    )
+    return tuple(map(_recognition, params))
 
 
+def _recognition(own: Tree) -> Tree:
+    if isinstance(own, AutoencoderParams):
+        return own.encoder
+    return DenseParams(own.weights, own.hidden_bias) if isinstance(own, RBMParams) else own
+
+
+@singledispatch
 def start_net(
-    model: Net,
-    pretrained: tuple[Tree, ...] | None,
-    visible: int,
-    key: Key,
-    backend: Backend = "numpy",
-) -> tuple[Tree, ...]:
+    model: Model, pretrained: Tree | None, visible: int, key: Key, backend: Backend = "numpy"
+) -> Tree:
     """Return the net with which fine-tuning begins.
 
     Parameters
     ----------
     pretrained
         None for fresh weights; a net that was trained before, which goes on as it is; or the
-        RBMs of the bottom layers (what else it holds is drawn anew, a softmax close to zero).
+        bottom layers as they were pretrained (what else it holds is drawn anew, a softmax close to
+        zero). RBMs are unrolled to an autoencoder that holds them.
 
     Raises
     ------
     DeclarationError
         The model has no softmax to learn classes with, or the shapes do not fit it.
     """
-    if not isinstance(model, Layered) or model.classes is None:
-        raise DeclarationError(
-            "fine-tuning learns classes: the model must be a DBN or a Network with a Softmax"
-        )
+    raise DeclarationError(NOTHING_TO_LEARN)
+
+
+@start_net.register
+def _(
+    model: Autoencoder,
+    pretrained: Tree | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> AutoencoderParams:
+    if isinstance(pretrained, AutoencoderParams):
+        net = pretrained
+    else:
+        net = init(model, visible, key, backend)
+        if pretrained is not None:
+            net = autoencoder.unroll(net, pretrained)
+    _check_shapes(model, shapes(model, visible), net)
+    return net
+
+
+@start_net.register
+def _(
+    model: Net,
+    pretrained: tuple[Tree, ...] | None,
+    visible: int,
+    key: Key,
+    backend: Backend = "numpy",
+) -> tuple[Tree, ...]:
+    if model.classes is None:
+        raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
-    if any(isinstance(p, RBMParams) for p in given):
-        given = tuple(p for p in given if isinstance(p, RBMParams))
+    if any(isinstance(p, PRETRAINED) for p in given):
+        given = tuple(p for p in given if isinstance(p, PRETRAINED))
     net, inputs = list(feed_forward(given)), _inputs(model, visible)
     for i, layer in list(enumerate(feed_forward_layers(model)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None
-        net.append(_fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
-    _check_shapes(model, net, visible)
+        net.append(fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
+    wanted = feed_forward(shapes(model, visible))
+    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
+        _check_shapes(layer, spec, found, f"layer {i} ")
     return tuple(net)
 
 
-def _check_shapes(model: Net, net: list[Tree], visible: int) -> None:
-    wanted = feed_forward(shapes(model, visible))
-    for i, (layer, spec, found) in enumerate(zip(model.layers, wanted, net, strict=True)):
-        for name, (expected, leaf) in _pairs(spec, found).items():
-            if tuple(expected.shape) != tuple(leaf.shape):
-                raise DeclarationError(
-                    f"layer {i} ({layer.kind}): expected {name} {tuple(expected.shape)}, "
-                    f"found {tuple(leaf.shape)}"
-                )
-
-
-def _pairs(a: Tree, b: Tree) -> dict[str, tuple[Any, Any]]:
-    """Return the leaves of two trees of one structure, by their paths."""
-    return {name: (leaf, flatten(b)[name]) for name, leaf in flatten(a).items()}
+def _check_shapes(model: Any, wanted: Tree, found: Tree, where: str = "") -> None:
+    """Compare the arrays of two trees of one structure, by their paths."""
+    for name, expected in flatten(wanted).items():
+        leaf = flatten(found)[name]
+        if tuple(expected.shape) != tuple(leaf.shape):
+            raise DeclarationError(
+                f"{where}({model.kind}): expected {name} {tuple(expected.shape)}, "
+                f"found {tuple(leaf.shape)}"
+            )
 
 
 @singledispatch
@@ -224,7 +248,8 @@ def gradient(
     key
         The round's key; the rows of the batch address the numbers below it.
     out
-        Where to write it; its tree becomes ``Partial.total``. Allocated when None.
+        Where to write it; its tree becomes ``Partial.total``. Allocated when None. Layers at
+        whose place it has ``()`` are frozen: no gradient is computed for them.
     scratch
         Buffers to use again from call to call.
 
@@ -237,6 +262,7 @@ def gradient(
 
 
 gradient.register(RBM, rbm.contrastive_divergence)
+gradient.register(Autoencoder, reconstruction.gradient)
 
 
 @gradient.register
@@ -252,29 +278,12 @@ def _(
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
     x, net = _shaped(model, present(batch)), feed_forward_layers(model)
-    passes = [
-        Pass(batch.rows, fold(key, "layer", i), scratch.within(str(i))) for i in range(len(net))
-    ]
-    saved = []
-    for layer, own, at in zip(net, params, passes, strict=True):
-        x, kept = layers.forward(layer, own, x, at)
-        saved.append(kept)
-    loss = dense.cross_entropy(x, labels)
-    delta, grads, lowest = loss.delta, list[Tree](), _lowest(params)
-    for i in reversed(range(len(net))):
-        into = out and out._replace(tree=out.tree[i])
-        if i >= lowest:
-            delta, found = layers.backward(
-                net[i], params[i], saved[i], delta, passes[i], into, below=i > lowest
-            )
-        grads.append(found if i >= lowest else ())
+    at = chain.passes(len(net), batch.rows, key, scratch)
+    logits, saved = chain.forward(net, params, x, at)
+    loss = dense.cross_entropy(logits, labels)
+    _, grads = chain.backward(net, params, saved, loss.delta, at, out)
     stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(tuple(reversed(grads)), batch.x.shape[0], stats), carry
-
-
-def _lowest(params: Tree) -> int:
-    """Return the number of the lowest layer that has parameters."""
-    return next(i for i, own in enumerate(params) if own)
+    return Partial(grads, batch.x.shape[0], stats), carry
 
 
 def _shaped(model: Net, x: Array) -> Array:
@@ -317,7 +326,10 @@ def encode(model: Model, params: Tree, x: Array, layer: int | None = None) -> Ar
 def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Array:
     if layer not in (None, 0):
         raise DeclarationError(f"an RBM has one layer, 0; found layer {layer}")
-    return rbm.hidden_mean(params, x)
+    return rbm.hidden_mean(params, x, units=model.hidden_units)
+
+
+encode.register(Autoencoder, autoencoder.encode)
 
 
 encode.register(MSDA, marginalised.encode)
@@ -334,11 +346,9 @@ def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
 
 def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
-    net = feed_forward(params)
-    rows = np.arange(0)  # nothing is drawn
-    y = _shaped(model, x)
-    for i, own in enumerate(feed_forward_layers(model)[: layer + 1]):
-        y, _ = layers.forward(own, net[i], y, Pass(rows, None, Scratch()))
+    net = feed_forward_layers(model)[: layer + 1]
+    nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
+    y, _ = chain.forward(net, feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn)
     return layers.as_rows(y)
 
 
@@ -353,6 +363,8 @@ def code_width(model: Model, visible: int, layer: int | None = None) -> int:
         return model.hidden
     if isinstance(model, MSDA):
         return marginalised.code_width(model, visible, layer)
+    if isinstance(model, Autoencoder):
+        return autoencoder.code_width(model, visible, layer)
     layer = _code_layer(model) if layer is None else layer
     return math.prod(_inputs(model, visible)[layer + 1])
 
@@ -373,9 +385,10 @@ def predict(model: Model, params: Tree, x: Array) -> Array:
 def evaluate(model: Model, params: Tree, batch: Batch) -> dict[str, Any]:
     """Return measures summed over the samples, and their number ``n``.
 
-    An RBM: ``squared_error`` of reconstructions, ``free_energy``. A DBN as pretrained:
-    ``squared_error`` of the mean-field pass up and down. A DBN that classifies: ``loss``
-    (cross-entropy), ``errors`` and ``confusion`` (K, K), true classes down, predicted across.
+    An RBM: ``squared_error`` of reconstructions, ``free_energy``. An autoencoder:
+    ``squared_error`` and ``loss`` of reconstructions. A net as pretrained: ``squared_error`` of
+    the pass up and down. A net that classifies: ``loss`` (cross-entropy), ``errors`` and
+    ``confusion`` (K, K), true classes down, predicted across.
 
     Raises
     ------
@@ -391,16 +404,21 @@ def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     energies = rbm.free_energy(model, params, x, batch.mask)
     xp = namespace(energies)
     return {
-        "squared_error": float(_error(batch, x, rbm.reconstruct(model, params, x))),
+        "squared_error": float(_error(batch, x, reconstruct(model, params, x))),
         "free_energy": float(xp.sum(xp.astype(energies, xp.float64))),
         "n": x.shape[0],
     }
 
 
+evaluate.register(Autoencoder, reconstruction.evaluate)
+
+
 @evaluate.register
 def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if any(isinstance(p, RBMParams) for p in params):
-        return _evaluate_stack(model, params, batch)
+    if any(isinstance(p, PRETRAINED) for p in params):
+        x = present(batch)
+        error = _error(batch, x, reconstruct(model, params, x))
+        return {"squared_error": float(error), "n": x.shape[0]}
     classes = _classes(model)
     labels = to_numpy(check_labels(batch.labels, batch.rows, classes))
     logits = _outputs(model, params, present(batch), len(params) - 1)
@@ -415,16 +433,50 @@ def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _evaluate_stack(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    x = down = present(batch)
-    stack = [(m, p) for m, p in zip(model.layers, params, strict=False) if isinstance(p, RBMParams)]
-    for _, p in stack:
-        down = rbm.hidden_mean(p, down)
-    for m, p in reversed(stack):
-        down = rbm.visible_mean(m, p, down)  # type: ignore[arg-type]
-    return {"squared_error": float(_error(batch, x, down)), "n": x.shape[0]}
-
-
 def _error(batch: Batch, x: Array, y: Array) -> Array | float:
     """Return the squared error over the values that are present."""
     return squared_error(x, present(batch._replace(x=y)))
+
+
+@singledispatch
+def reconstruct(model: Model, params: Tree, x: Array) -> Array:
+    """Return what a model makes of samples when it has only their codes: (N, V) -> (N, V).
+
+    Of a net, the layers that were pretrained are passed up and down, by means.
+    """
+    raise NotImplementedError(f"no model is registered for {type(model).__name__}")
+
+
+reconstruct.register(RBM, rbm.reconstruct)
+reconstruct.register(Autoencoder, autoencoder.reconstruct)
+
+
+@reconstruct.register
+def _(model: Net, params: Tree, x: Array) -> Array:
+    pairs = zip(model.layers, params, strict=False)
+    stack = [
+        (layer, own)
+        for layer, own in pairs
+        if isinstance(layer, Learner) and isinstance(own, PRETRAINED)
+    ]
+    widths = []
+    for layer, own in stack:
+        widths.append(x.shape[1])
+        x = encode(layer, own, x)
+    for (layer, own), width in zip(reversed(stack), reversed(widths), strict=True):
+        x = decode(layer, own, x, width)
+    return x
+
+
+@singledispatch
+def decode(model: Model, params: Tree, code: Array, visible: int) -> Array:
+    """Return what a layer that learned by itself makes of codes: (N, H) -> (N, visible)."""
+    raise NotImplementedError(f"no decoder is registered for {type(model).__name__}")
+
+
+@decode.register
+def _(model: RBM, params: RBMParams, code: Array, visible: int) -> Array:
+    return rbm.visible_mean(model, params, code)
+
+
+decode.register(Autoencoder, autoencoder.decode)

@@ -40,6 +40,8 @@ class Rates(NamedTuple):
 
     learning_rate: float
     momentum: float
+    factors: tuple[float, ...] = ()
+    """Of the learning rate, one for each layer of the parameters; ``()`` where all are 1."""
 
 
 class SGDState(NamedTuple):
@@ -109,10 +111,11 @@ def _(schedule: WarmUp, epoch: float) -> float:
     return schedule.start + (end - schedule.start) * (epoch / schedule.epochs)
 
 
-def rates(optimiser: Optimiser, epoch: float) -> Rates:
-    """Return learning rate and momentum at an epoch."""
+def rates(optimiser: Optimiser, epoch: float, factors: tuple[float, ...] = ()) -> Rates:
+    """Return learning rate and momentum at an epoch, with the factors of layers."""
     momentum = optimiser.momentum if isinstance(optimiser, SGD) else 0.0
-    return Rates(schedule_value(optimiser.learning_rate, epoch), schedule_value(momentum, epoch))
+    rate = schedule_value(optimiser.learning_rate, epoch)
+    return Rates(rate, schedule_value(momentum, epoch), factors)
 
 
 def _zeros(leaf: Any) -> Any:
@@ -182,12 +185,13 @@ def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tr
     rate, decay = rates.learning_rate, optimiser.weight_decay
     total, scale = clipped(optimiser, total, n)
     if isinstance(state.velocity, tuple) and not state.velocity:
-        _each(compiled.descend, descend_oracle, (scale, rate), decay, params, total)
+        plain = _settings(rates, params, lambda factor: (scale, factor * rate))
+        _each(compiled.descend, descend_oracle, plain, decay, params, total)
         return
     kernel, oracle = compiled.momentum, momentum_oracle
     if optimiser.nesterov:
         kernel, oracle = compiled.nesterov, nesterov_oracle
-    settings = (scale, rate, rates.momentum)
+    settings = _settings(rates, params, lambda factor: (scale, factor * rate, rates.momentum))
     _each(kernel, oracle, settings, decay, params, state.velocity, total)
 
 
@@ -232,13 +236,15 @@ def follow_in_place(
         The velocity is this many times what its buffers hold.
     """
     trees, rate = (params, state.velocity), rates.learning_rate * factor
-    _each(compiled.follow, follow_oracle, (rate,), optimiser.weight_decay / factor, *trees)
+    settings = _settings(rates, params, lambda own: (own * rate,))
+    _each(compiled.follow, follow_oracle, settings, optimiser.weight_decay / factor, *trees)
 
 
 @update_in_place.register
 def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
     total, scale = clipped(optimiser, total, n)
-    settings = (scale, rates.learning_rate, optimiser.epsilon)
+    rate, epsilon = rates.learning_rate, optimiser.epsilon
+    settings = _settings(rates, params, lambda factor: (scale, factor * rate, epsilon))
     decay = optimiser.weight_decay
     _each(compiled.adagrad, adagrad_oracle, settings, decay, params, state.squares, total)
 
@@ -252,21 +258,32 @@ def _(optimiser: Adam, rates: Rates, total: Tree, n: int, state: Tree, params: T
     rate = rates.learning_rate * root / (1.0 - optimiser.beta1**step)
     new, keep = 1.0 - optimiser.beta1, optimiser.beta2
     total, scale = clipped(optimiser, total, n)
-    settings = (scale, rate, new, keep, 1.0 - keep, optimiser.epsilon * root)
+    rest = (new, keep, 1.0 - keep, optimiser.epsilon * root)
+    settings = _settings(rates, params, lambda factor: (scale, factor * rate, *rest))
     trees = (params, state.mean, state.squares, total)
     _each(compiled.adam, adam_oracle, settings, optimiser.weight_decay, *trees)
+
+
+def _settings(
+    rates: Rates, params: Tree, make: Callable[[float], tuple[float, ...]]
+) -> list[tuple[float, ...]]:
+    """Return a kernel's settings for each array, made of the factor of its layer."""
+    if not rates.factors:
+        return [make(1.0)] * len(leaves(params))
+    layers = zip(rates.factors, params, strict=True)
+    return [make(factor) for factor, own in layers for _ in leaves(own)]
 
 
 def _each(
     kernel: Callable[..., None],
     oracle: Callable[..., None],
-    settings: tuple[float, ...],
+    settings: list[tuple[float, ...]],
     decay: float,
     *trees: Tree,
 ) -> None:
     """Update leaf by leaf, with the compiled kernel where it serves."""
-    for arrays in zip(*map(leaves, trees), strict=True):
-        numbers = (*settings, decay if arrays[0].ndim > 1 else 0.0)
+    for own, *arrays in zip(settings, *map(leaves, trees), strict=True):
+        numbers = (*own, decay if arrays[0].ndim > 1 else 0.0)
         if is_fast(*arrays):
             kernel(*(a.reshape(-1) for a in arrays), *(np.float32(s) for s in numbers))
         else:

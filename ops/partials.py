@@ -33,7 +33,8 @@ class Into(NamedTuple):
     """Where a gradient is to be written: ``tree = keep * tree + scale * gradient``."""
 
     tree: Tree
-    """Shaped like the parameters; overwritten."""
+    """Shaped like the parameters, ``()`` in place of layers whose gradient nobody wants;
+    overwritten."""
     keep: float = 0.0
     scale: float = 1.0
 

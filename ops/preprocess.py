@@ -57,6 +57,15 @@ def _affine(x: Array, offset: Array | float, spread: Array | float) -> Array:
     return shifted / xp.astype(xp.asarray(spread, dtype=xp.float64), xp.float32)
 
 
+def undo(affines: tuple[Affine, ...], x: Array) -> Array:
+    """Return what ``apply`` made ``x`` of, (N, V) float32, but for rounding."""
+    xp = namespace(x)
+    for affine in reversed(affines):
+        shift, divisor = (xp.asarray(part, dtype=xp.float64) for part in affine)
+        x = xp.astype(x, xp.float64) * divisor + shift
+    return xp.astype(x, xp.float32)
+
+
 def apply(affines: tuple[Affine, ...], x: Array) -> Array:
     """Return ``x`` as float32, changed by each of ``affines`` in turn.
 

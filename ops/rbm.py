@@ -3,14 +3,16 @@
 Hinton (2002), "Training products of experts by minimizing contrastive divergence"; Tieleman
 (2008) for persistent chains; Hinton (2010), "A practical guide to training restricted Boltzmann
 machines" for what is sampled and what is a probability; Salakhutdinov, Mnih, Hinton (2007) for
-samples with missing values.
+samples with missing values; Hinton & Salakhutdinov (2006) for Gaussian hidden units.
 
-With binary visible units the energy is ``E(v, h) = -v W h - v b - h c``; with Gaussian ones of
-unit variance the term ``-v b`` becomes ``|v - b|**2 / 2``.
+With binary units the energy is ``E(v, h) = -v W h - v b - h c``; with Gaussian visible ones of
+unit variance the term ``-v b`` becomes ``|v - b|**2 / 2``, with hidden ones ``-h c`` becomes
+``|h - c|**2 / 2``.
 
 Letters: N samples, V visible units, H hidden units, C chains, b visible and c hidden biases.
 """
 
+import math
 from typing import NamedTuple
 
 from deepstrata.ops.backend import Scratch, add_product, namespace, negative, product, store
@@ -34,10 +36,15 @@ class RBMParams(NamedTuple):
     """(H,)"""
 
 
-def hidden_mean(params: RBMParams, v: Array, out: Array | None = None) -> Array:
-    """Return P(h = 1 | v): (N, V) -> (N, H), into ``out`` where given."""
+def hidden_mean(
+    params: RBMParams, v: Array, out: Array | None = None, units: str = "bernoulli"
+) -> Array:
+    """Return the mean of h given v, P(h = 1 | v) of binary units: (N, V) -> (N, H)."""
     into = product(v, params.weights, out)
-    return sigmoid(into, params.hidden_bias, out=into)
+    if units == "bernoulli":
+        return sigmoid(into, params.hidden_bias, out=into)
+    into += params.hidden_bias
+    return into
 
 
 def visible_mean(model: RBM, params: RBMParams, h: Array, out: Array | None = None) -> Array:
@@ -64,6 +71,11 @@ def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = No
     (N,)
     """
     xp = namespace(v)
+    if model.hidden_units == "gaussian":
+        into = product(v, params.weights)
+        rest = xp.sum(into * (0.5 * into + params.hidden_bias), axis=1)
+        constant = 0.5 * into.shape[1] * math.log(2.0 * math.pi)
+        return -(v @ params.visible_bias) - rest - constant
     into = product(v, params.weights) + params.hidden_bias
     softplus = xp.sum(xp.logaddexp(into, xp.zeros_like(into)), axis=1)
     if model.visible_units == "bernoulli":
@@ -74,10 +86,26 @@ def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = No
     return 0.5 * xp.sum(centred * centred, axis=1) - softplus
 
 
-def sample_hidden(params: RBMParams, v: Array, rows: Array, key: Key, draw: int) -> Array:
-    """Return hidden states sampled given v: (N, V) -> (N, H)."""
-    into = product(v, params.weights)
-    return sigmoid_sample(into, params.hidden_bias, key, rows, draw, mean=into)[1]
+def sample_hidden(
+    model: RBM,
+    params: RBMParams,
+    v: Array,
+    rows: Array,
+    key: Key,
+    draw: int,
+    mean: Array | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Return hidden states sampled given v: (N, V) -> (N, H), into ``out`` where given.
+
+    ``mean`` is overwritten with their means, where given.
+    """
+    into = product(v, params.weights, mean)
+    if model.hidden_units == "bernoulli":
+        return sigmoid_sample(into, params.hidden_bias, key, rows, draw, mean=into, out=out)[1]
+    into += params.hidden_bias
+    noise = normal(key, rows, into.shape[1], draw, like=into)
+    return store(into + namespace(into).astype(noise, into.dtype), out)
 
 
 def sample_visible(
@@ -107,14 +135,14 @@ def sample(model: RBM, params: RBMParams, v: Array, rows: Array, key: Key, steps
     (N, V) states
     """
     for step in range(steps):
-        h = sample_hidden(params, v, rows, key, 2 * step)
+        h = sample_hidden(model, params, v, rows, key, 2 * step)
         v = sample_visible(model, params, h, rows, key, 2 * step + 1)
     return v
 
 
 def reconstruct(model: RBM, params: RBMParams, v: Array) -> Array:
     """Return the mean of v given the mean of h given v: (N, V) -> (N, V), without noise."""
-    return visible_mean(model, params, hidden_mean(params, v))
+    return visible_mean(model, params, hidden_mean(params, v, units=model.hidden_units))
 
 
 def contrastive_divergence(
@@ -181,8 +209,7 @@ def _reconstruction_phases(
     x, n = present(batch), batch.x.shape[0]
     v1, h0, h1 = v[n:, :], h[:n, :], h[n:, :]
     states = scratch.empty("states", h0.shape, h0)
-    into, bias = product(x, params.weights, h0), params.hidden_bias
-    sigmoid_sample(into, bias, key, batch.rows, 0, mean=h0, out=states)
+    sample_hidden(model, params, x, batch.rows, key, 0, h0, states)
     error: Array | float = 0.0
     for step in range(1, model.gibbs_steps + 1):
         visible_mean(model, params, states, out=v1)
@@ -191,9 +218,8 @@ def _reconstruction_phases(
         if step == 1:
             error = squared_error(x, v1)
         if step < model.gibbs_steps:
-            product(v1, params.weights, h1)
-            sigmoid_sample(h1, bias, key, batch.rows, step, mean=h1, out=states)
-    hidden_mean(params, v1, out=h1)
+            sample_hidden(model, params, v1, batch.rows, key, step, h1, states)
+    hidden_mean(params, v1, h1, model.hidden_units)
     negative(x, v[:n, :])
     return error
 
@@ -212,8 +238,8 @@ def _persistent_phases(
         chains = sample(model, params, chains, rows, chain_key, model.gibbs_steps)
     negative(x, v[:n, :])
     store(chains * (n / count), v[n:, :])
-    hidden_mean(params, x, out=h[:n, :])
-    hidden_mean(params, chains, out=h[n:, :])
+    hidden_mean(params, x, h[:n, :], model.hidden_units)
+    hidden_mean(params, chains, h[n:, :], model.hidden_units)
     return squared_error(x, visible_mean(model, params, h[:n, :])), chains
 
 

@@ -34,7 +34,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, MSDA, RBM, Network
+from deepstrata.schemas.models import DBN, MSDA, RBM, Autoencoder, Network
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -59,11 +60,13 @@ from deepstrata.schemas.stages import (
     Solve,
     Split,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
+    from deepstrata.pipelines.estimators import DBNClassifier, RBMEncoder
     from deepstrata.pipelines.loading import load_pipeline
     from deepstrata.pipelines.model import load_encoder
     from deepstrata.pipelines.planning import plan
@@ -75,6 +78,8 @@ __version__ = "0.1.0"
 
 #: Names that bring Dask, Zarr or numba with them; imported when they are first asked for.
 _LAZY = {
+    "DBNClassifier": "pipelines.estimators",
+    "RBMEncoder": "pipelines.estimators",
     "Run": "pipelines.run",
     "connect": "pipelines.cluster",
     "ingest": "storage.ingest",
@@ -96,11 +101,13 @@ __all__ = [
     "Adagrad",
     "Adam",
     "Apply",
+    "Autoencoder",
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
     "Cosine",
     "CrossDomain",
+    "DBNClassifier",
     "DataError",
     "DatasetSchema",
     "DatasetSource",
@@ -117,16 +124,20 @@ __all__ = [
     "FileSource",
     "FineTune",
     "Flatten",
+    "GaussianNoise",
     "Linear",
     "LocalSteps",
     "LocallyConnected",
+    "MaskingNoise",
     "Network",
     "Pipeline",
     "Pooling",
     "Pretrain",
+    "RBMEncoder",
     "ReduceOnPlateau",
     "Report",
     "Run",
+    "SaltAndPepperNoise",
     "Scale",
     "SchemaError",
     "Softmax",
@@ -136,6 +147,7 @@ __all__ = [
     "Steps",
     "StorageError",
     "Synchronous",
+    "Transfer",
     "TransposedConvolution",
     "Variable",
     "WarmUp",

@@ -183,8 +183,8 @@ def connect(
     Raises
     ------
     ClusterError
-        The address or a certificate is wrong, no scheduler answers within ten seconds, or GPU
-        packages are missing.
+        The address or a certificate is wrong, no scheduler answers within ten seconds, a local
+        cluster does not start, or GPU packages are missing.
     """
     if cluster not in STARTERS:
         with _existing(cluster, workers, security, observer) as client:
@@ -204,10 +204,22 @@ def connect(
     }
     with (
         dask.config.set(settings),
-        STARTERS[cluster](workers) as started,
+        _started(cluster, workers) as started,
         Client(started) as client,
     ):
         yield client
+
+
+def _started(cluster: str, workers: int | None) -> Any:
+    try:
+        return STARTERS[cluster](workers)
+    except ClusterError:
+        raise
+    except (OSError, RuntimeError) as error:  # a worker died, or there is no memory or port left
+        raise ClusterError(
+            f"--cluster {cluster} did not start ({type(error).__name__}: {error}); look for what "
+            "killed its processes, such as too little memory, or take fewer --workers"
+        ) from error
 
 
 def _existing(

@@ -26,7 +26,7 @@ PASS_SHARDS = 1024
 #: Fields that never change a result and therefore are no part of a stage's key.
 INERT = frozenset({"checkpoint_rounds"})
 #: Fields that say where something is, not what.
-PATHS = frozenset({"path", "group"})
+PATHS = frozenset({"path", "group", "run"})
 
 
 class TrainedModel(NamedTuple):

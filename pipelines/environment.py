@@ -34,6 +34,7 @@ COMPUTING = (
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "268435456"}
 
 
+@lru_cache(maxsize=64)
 def package_version(name: str) -> str:
     """Return the version of an installed package, or ``absent``."""
     try:

@@ -93,7 +93,7 @@ class Execution:
         for stage in pipeline.stages:
             if not isinstance(stage, Report):
                 self._stage(stage, context)
-        weights = save_final_model(context, stores.join(self.path, "model"))
+        weights = save_final_model(context, runs.model_url(self.path))
         self._conclude(context, data_digest, weights, before)
         for stage in pipeline.stages:
             if isinstance(stage, Report):
@@ -147,6 +147,7 @@ class Execution:
             pipeline=pipeline_digest(self.manifest.pipeline),
             code=environment.code_digest(),
             environment=digest_of(self.manifest.environment.bits),
+            parent=self.manifest.parent.get("parent_weights", ""),
             weights=weights,
         )
         peaks = self.executor.everywhere(meter.peak_bytes)

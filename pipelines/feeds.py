@@ -102,6 +102,8 @@ class Feed(NamedTuple):
     """Further variables along the samples that stages go by."""
     known: tuple[Known, ...] = ()
     """What inspection found in the shards, in their order; empty before."""
+    labelled: tuple[int, ...] | None = None
+    """Rows of the only training samples that take part, rising; None where all do."""
 
     def narrow(self, rows: Shard) -> "Feed":
         """Return the feed for some rows alone, so that a task carries no more than it reads.
@@ -114,7 +116,11 @@ class Feed(NamedTuple):
         start = min([rows.start, *(k.shard.start for k in known)])
         stop = max([rows.stop, *(k.shard.stop for k in known)])
         stored = self.stored and self.stored.narrow(start, stop)
-        return self._replace(reader=self.reader.narrow(start, stop), stored=stored, known=known)
+        found = self._replace(reader=self.reader.narrow(start, stop), stored=stored, known=known)
+        if self.labelled is None:
+            return found
+        few = slice(*(bisect_left(self.labelled, row) for row in (start, stop)))
+        return found._replace(labelled=self.labelled[few])
 
 
 STORED = "activation"
@@ -159,6 +165,15 @@ def read(feed: Feed, shard: Shard, wanted: tuple[str, ...] | None = None) -> dic
     return values
 
 
+def training_labels(feed: Feed, shard: Shard) -> tuple[Array, Array]:
+    """Return labels and global rows, (N,) int64, of a shard's training samples."""
+    name, by = feed.columns.labels, feed.split.by if feed.split else None
+    assert name is not None
+    values = read(feed, shard, (name,) if by is None else (name, by))
+    rows = np.flatnonzero(codes_of(feed, shard, values) == 0)
+    return values[name][rows].astype(np.int64), shard.start + rows
+
+
 def load(
     feed: Feed,
     shard: Shard,
@@ -191,6 +206,8 @@ def load(
         rows = np.arange(shard.rows)
         if part is not None:
             rows = rows[codes_of(feed, shard, values) == part]
+        if part == 0 and feed.labelled is not None:
+            rows = rows[np.isin(shard.start + rows, feed.labelled)]
         if order is not None:
             rows = rows[permutation(fold(order, shard.index), len(rows))]
         rows = rows[:limit]
@@ -273,8 +290,8 @@ def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
     if low < 0 or high > 1:
         raise DataError(
             f"variable {name!r}, samples {shard.start} to {shard.stop - 1}: "
-            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; "
-            "add a Scale() stage, or use gaussian visible units and Standardise()"
+            f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; add a "
+            "Scale() stage, or use gaussian visible units (or squared_error) and Standardise()"
         )
 
 

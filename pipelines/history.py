@@ -11,7 +11,7 @@ from deepstrata.storage import runs, sealed, stores
 LONG_NAMES = {
     "squared_error": "squared reconstruction error, summed over a sample",
     "free_energy": "free energy",
-    "loss": "cross-entropy",
+    "loss": "loss",
     "error": "share of samples that are misclassified",
     "n": "samples in the round",
     "learning_rate": "learning rate when the round began",
@@ -79,7 +79,7 @@ def trainings(path: str) -> dict[str, dict[str, list[dict[str, float]]]]:
     for stage in manifest.pipeline.stages:
         if stage.kind not in ("pretrain", "finetune"):
             continue
-        layers = [f"{stage.name}/layer-{i}" for i in range(len(getattr(stage, "rbms", ())))]
+        layers = [f"{stage.name}/layer-{i}" for i in range(len(getattr(stage, "pretrained", ())))]
         for name in layers or [stage.name]:
             directory = stores.join(path, "stages", name)
             known = stores.children(directory)

@@ -1,16 +1,19 @@
 """A trained model, used by itself: labelled arrays in, labelled arrays out, lazily."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from deepstrata.ops import models, preprocess
+from deepstrata.ops import models, preprocess, rbm
 from deepstrata.ops.preprocess import Affine
-from deepstrata.schemas.errors import SchemaError
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.errors import SchemaError, StorageError
+from deepstrata.schemas.models import RBM, Layered, Model
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
+from deepstrata.storage import runs, stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model
 
 UNIT = "unit"  #: dimension of a code
@@ -67,27 +70,80 @@ class TrainedEncoder:
         )
         return found.rename("probability")
 
+    def export(self, path: str, format: str | None = None) -> None:
+        """Write the model with its preprocessing for other programs.
+
+        Parameters
+        ----------
+        path, format
+            A file that ends in ``.onnx``, or a directory for ``safetensors``; see
+            ``deepstrata.pipelines.export.export``.
+        """
+        from deepstrata.pipelines.export import export
+
+        export(self, path, format)
+
+    def free_energy(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
+        """Return F of every sample, (sample,) float32, with ``p(v) = exp(-F(v)) / Z``.
+
+        Raises
+        ------
+        SchemaError
+            The model is not a single RBM: no others say how likely a sample is.
+        """
+        machine = self._machine()
+        found = self._apply(
+            data, "energy", 1, lambda x: rbm.free_energy(machine, self.params, x)[:, None]
+        )
+        return found.isel(energy=0).rename("free_energy")
+
+    def decode(self, codes: xr.DataArray) -> xr.DataArray:
+        """Return the samples that codes stand for: means of the visible units, in the data's units.
+
+        Parameters
+        ----------
+        codes
+            (sample, unit), as ``encode`` gives them; other names of the samples' dimensions are
+            kept.
+
+        Returns
+        -------
+        xarray.DataArray
+            (sample, ...) float32, with the dimensions of the features.
+
+        Raises
+        ------
+        SchemaError
+            The model is not a single RBM, or the codes are of another length.
+        """
+        machine = self._machine()
+        if codes.sizes.get(UNIT) != machine.hidden:
+            raise SchemaError(
+                f"codes: expected {machine.hidden} along the dimension {UNIT!r}, "
+                f"found {dict(codes.sizes)}"
+            )
+
+        def decoded(x: Any) -> Any:
+            x = np.ascontiguousarray(x, dtype=np.float32)
+            return preprocess.undo(self.affine, rbm.visible_mean(machine, self.params, x))
+
+        sizes = dict(zip(self.info.feature_dims, self.info.feature_shape, strict=True))
+        return _by_samples(codes, [UNIT], sizes, decoded).rename(self.info.features)
+
+    @property
+    def code_width(self) -> int:
+        """Length of a code."""
+        return models.code_width(self.model, self.info.visible)
+
+    def _machine(self) -> RBM:
+        if not isinstance(self.model, RBM):
+            raise SchemaError(f"expected a model that is a single RBM, found a {self.model.kind}")
+        return self.model
+
     def _apply(self, data: Any, dim: str, width: int, function: Any) -> xr.DataArray:
         array = self._features(data)
-        dims = list(self.info.feature_dims)
-        if array.chunks is not None:
-            array = array.chunk(dict.fromkeys(dims, -1))
-
-        def block(values: np.ndarray[Any, Any]) -> Any:
-            lead = values.shape[: values.ndim - len(dims)]
-            x = values.reshape(-1, self.info.visible)
-            return function(self._prepare(x)).reshape(*lead, width)
-
-        found: xr.DataArray = xr.apply_ufunc(
-            block,
-            array,
-            input_core_dims=[dims],
-            output_core_dims=[[dim]],
-            dask="parallelized",
-            output_dtypes=[np.float32],
-            dask_gufunc_kwargs={"output_sizes": {dim: width}},
-        )
-        return found
+        dims = self.info.feature_dims
+        return _by_samples(array, dims, {dim: width}, lambda x: function(self._prepare(x)))
 
     def _prepare(self, x: Any) -> Any:
         return preprocess.apply(self.affine, np.ascontiguousarray(x, dtype=np.float32))
@@ -116,6 +172,33 @@ class TrainedEncoder:
         )
 
 
+def _by_samples(
+    array: xr.DataArray,
+    dims: Sequence[str],
+    sizes: dict[str, int],
+    function: Callable[[np.ndarray[Any, Any]], Any],
+) -> xr.DataArray:
+    """Apply (N, I) -> (N, O) to vectors along ``dims``, lazily; the result has ``sizes``."""
+    if array.chunks is not None:
+        array = array.chunk(dict.fromkeys(dims, -1))
+
+    def block(values: np.ndarray[Any, Any]) -> Any:
+        lead = values.shape[: values.ndim - len(dims)]
+        width = math.prod(values.shape[values.ndim - len(dims) :])
+        return function(values.reshape(-1, width)).reshape(*lead, *sizes.values())
+
+    found: xr.DataArray = xr.apply_ufunc(
+        block,
+        array,
+        input_core_dims=[list(dims)],
+        output_core_dims=[list(sizes)],
+        dask="parallelized",
+        output_dtypes=[np.float32],
+        dask_gufunc_kwargs={"output_sizes": sizes},
+    )
+    return found
+
+
 def save_encoder(path: str, encoder: TrainedEncoder) -> None:
     """Write a model to a directory: ``weights.safetensors`` and ``model.json``."""
     save_model(path, encoder.info, {"params": encoder.params, "affine": encoder.affine})
@@ -124,18 +207,39 @@ def save_encoder(path: str, encoder: TrainedEncoder) -> None:
 def load_encoder(path: str) -> TrainedEncoder:
     """Read a model back; it needs nothing of the run that made it.
 
+    Parameters
+    ----------
+    path
+        A model's directory, or that of a run.
+
     Raises
     ------
     StorageError
         It is not there, or damaged.
     """
+    path = _model_path(path)
     info, flat = load_model(path)
     like = models.shapes(info.model, info.visible)
-    if isinstance(info.model, Layered) and "params/0/visible_bias" not in flat:
-        like = models.feed_forward(like)
+    if isinstance(info.model, Layered) and not {f"params/{name}" for name in flatten(like)} <= set(
+        flat
+    ):
+        like = models.feed_forward(like)  # it was fine-tuned
     params = unflatten(like, flat, path, "params")
     count = len({name.split("/")[1] for name in flat if name.startswith("affine/")})
     affine = tuple(
         Affine(flat[f"affine/{i}/shift"], flat[f"affine/{i}/divisor"]) for i in range(count)
     )
     return TrainedEncoder(info, params, affine)
+
+
+def _model_path(path: str) -> str:
+    """Return the directory of the model that a run ended with; another path is itself."""
+    if not stores.exists(runs.manifest_url(path)):
+        return path
+    found = runs.model_url(path)
+    if not stores.exists(found):
+        raise StorageError(
+            f"{path}: this run has no model: it has not come to the end of its training stages "
+            "(go on with it: `deepstrata resume`), or has none"
+        )
+    return found

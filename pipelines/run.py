@@ -17,6 +17,7 @@ from deepstrata.pipelines.execution import Execution, now
 from deepstrata.pipelines.executor import DaskExecutor, Executor
 from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
+from deepstrata.pipelines.parents import check_parents
 from deepstrata.pipelines.pipeline import Pipeline
 from deepstrata.schemas import pipelines
 from deepstrata.schemas.errors import StorageError
@@ -63,7 +64,7 @@ class Run:
     @cached_property
     def model(self) -> TrainedEncoder:
         """The model that the last training stage ended with."""
-        return load_encoder(stores.join(self.path, "model"))
+        return load_encoder(runs.model_url(self.path))
 
     @property
     def codes(self) -> xr.Dataset | None:
@@ -101,7 +102,7 @@ def open_run(path: str) -> Run:
 
 def run(
     pipeline: pipelines.Pipeline,
-    client: Client | None = None,
+    client: "Client | Cluster | None" = None,
     *,
     out: str | None = None,
     data: Any = None,
@@ -113,6 +114,7 @@ def run(
     ----------
     client
         A Dask client; by default a local cluster with a process for every core is started.
+        Or what else carries out graphs: see ``deepstrata.pipelines.inprocess``.
     out
         Directory for the run, not there yet; ``runs/<name>-<n>`` by default. The workers must
         reach it under the same path or URL.
@@ -130,7 +132,8 @@ def run(
     sources.check_source(pipeline, data)
     path = runs.check_free(out or runs.free_path(pipeline.name))
     with _watched(observer) as watch, _cluster(client, watch) as there:
-        _check_plan(pipeline, there.limits, data, watch)
+        found = _check_plan(pipeline, there.limits, data, watch)
+        check_parents(pipeline, found.visible)
         return begin(path, pipeline, there, data, watch)
 
 
@@ -218,8 +221,11 @@ def _watched(observer: Observer | None) -> Iterator[Observer]:
 
 
 @contextmanager
-def _cluster(client: Client | None, observer: Observer) -> Iterator[Cluster]:
+def _cluster(client: Client | Cluster | None, observer: Observer) -> Iterator[Cluster]:
     """Yield the caller's Dask cluster or one that is started, prepared and checked."""
+    if isinstance(client, Cluster):
+        yield client
+        return
     with nullcontext(client) if client is not None else cluster.connect() as session:
         description = cluster.check(session, observer)
         address = cluster.dashboard(session)
@@ -240,12 +246,13 @@ def _cluster(client: Client | None, observer: Observer) -> Iterator[Cluster]:
 
 def _check_plan(
     pipeline: pipelines.Pipeline, limits: planning.Limits, data: Any, observer: Observer
-) -> None:
-    """Refuse what cannot end well on a cluster, and say what might not."""
+) -> planning.Plan:
+    """Refuse what cannot end well on a cluster, and say what might not; return the plan."""
     found = planning.plan(pipeline, data=data)
     planning.check_plan(found, limits)
     for finding in planning.warnings(found, limits):
         observer(Notice(f"warning: {finding}"))
+    return found
 
 
 def _cluster_notes(client: Client) -> dict[str, str]:

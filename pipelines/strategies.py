@@ -21,7 +21,7 @@ from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Layered, Model
+from deepstrata.schemas.models import Autoencoder, Layered, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map
@@ -36,6 +36,8 @@ class Learning(NamedTuple):
     visible: int
     key: Key
     backend: Backend = "numpy"
+    factors: tuple[float, ...] = ()
+    """Of the learning rate, one for each layer, 0 where it is frozen; ``()`` where all are 1."""
 
 
 class TrainState(NamedTuple):
@@ -156,7 +158,7 @@ def param_shapes(settings: Learning) -> Tree:
 def fresh_params(settings: Learning) -> Tree:
     """Draw the parameters that a training without a trained model begins with."""
     key = fold(settings.key, "init")
-    if isinstance(settings.model, Layered):
+    if isinstance(settings.model, Layered | Autoencoder):
         return models.start_net(settings.model, None, settings.visible, key, settings.backend)
     return models.init(settings.model, settings.visible, key, settings.backend)
 
@@ -164,7 +166,8 @@ def fresh_params(settings: Learning) -> Tree:
 def initial_state(settings: Learning, params: Tree) -> TrainState:
     """Return the state before the first round, as arrays (or as specs, for specs)."""
     outer = outer_optimiser(settings.strategy, settings.optimiser)
-    return TrainState(params, optimisers.init(outer, params))
+    moving = learning.trained(params, settings.factors)
+    return TrainState(params, optimisers.init(outer, moving))
 
 
 def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
@@ -172,7 +175,8 @@ def initial_replica(settings: Learning, params: Tree, place: int) -> Replica:
     local = isinstance(settings.strategy, LocalSteps)
     key = fold(settings.key, "carry", place)
     carry = models.carry(settings.model, settings.visible, key, settings.backend)
-    return Replica(optimisers.init(settings.optimiser, params) if local else (), carry)
+    moving = learning.trained(params, settings.factors)
+    return Replica(optimisers.init(settings.optimiser, moving) if local else (), carry)
 
 
 def partial_of(local: Local) -> Partial:
@@ -197,9 +201,9 @@ def gradient_task(
     with computing():
         carry = replica_of(replica).carry if replica is not None else ()
         piece = take(batch, *rows)
-        partial, carry = models.gradient(
-            settings.model, rounded.state.params, piece, key, carry=carry
-        )
+        params = rounded.state.params
+        into = learning.gradient_buffers(params, settings.factors)
+        partial, carry = models.gradient(settings.model, params, piece, key, carry, into)
         return partial if replica is None else Local(partial, Replica((), carry))
 
 
@@ -214,10 +218,13 @@ def update_task(settings: Learning, at: Moment, rounded: Rounded, *partials: Par
     with computing():
         whole = merge(*partials)
         outer = outer_optimiser(settings.strategy, settings.optimiser)
-        params, state = optimisers.update(
-            outer, at.rates, whole.total, whole.n, rounded.state.optimiser, rounded.state.params
+        before = rounded.state.params
+        moving = learning.trained(before, settings.factors)
+        moved, state = optimisers.update(
+            outer, at.rates, whole.total, whole.n, rounded.state.optimiser, moving
         )
-        divergence.check_round(at.round, at.epoch, whole, params)
+        divergence.check_round(at.round, at.epoch, whole, moved)
+        params = learning.with_trained(before, moved, settings.factors)
         return Rounded(TrainState(params, state), whole.n, whole.stats)
 
 
@@ -245,7 +252,8 @@ def local_steps_task(
             settings.strategy.batch,
             key,
         )
-        change = tree_map(lambda before, after: (before - after) * n, start, params)
+        ends = (learning.trained(tree, settings.factors) for tree in (start, params))
+        change = tree_map(lambda before, after: (before - after) * n, *ends)
         return Local(Partial(change, n, stats), Replica(state, carry))
 
 
@@ -277,7 +285,10 @@ def _map_reduce(
         partials.append(found)
     tops = graph.reduce("merge", (this.index,), merge, partials, down_to=FAN_IN)
     outer = outer_optimiser(settings.strategy, settings.optimiser)
-    at = Moment(this.index, this.epoch + 1, optimisers.rates(outer, this.progress))
+    # Local steps are the ones that layers take at rates of their own.
+    factors = () if isinstance(settings.strategy, LocalSteps) else settings.factors
+    rates = optimisers.rates(outer, this.progress, factors)
+    at = Moment(this.index, this.epoch + 1, rates)
     state = graph.call("update", (this.index,), update_task, settings, at, newest, *tops)
     return Parts(state, tuple(replicas), tuple(done))
 
@@ -303,5 +314,5 @@ def _(
     states: Sequence[Parts],
     batches: Sequence[Ref],
 ) -> Parts:
-    inner = optimisers.rates(settings.optimiser, this.progress)
+    inner = optimisers.rates(settings.optimiser, this.progress, settings.factors)
     return _map_reduce(graph, settings, this, states, batches, "steps", local_steps_task, inner)

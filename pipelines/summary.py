@@ -1,10 +1,11 @@
 """Gathering what the report shows of a run."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from deepstrata.ops import models, rbm
+from deepstrata.ops import models
+from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.pipelines import feeds
@@ -15,8 +16,9 @@ from deepstrata.pipelines.report import Report, write_report
 from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.layers import Convolution, Dense, Softmax
-from deepstrata.schemas.models import RBM, Layered, Model
+from deepstrata.schemas.models import MSDA, RBM, Layered
 from deepstrata.schemas.runs import RunManifest
+from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
@@ -35,7 +37,7 @@ def write_run_report(
 def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Report) -> Report:
     """Return what the report shows: numbers of the run, and pictures from a few samples."""
     batch, where = _examples(context, stage.examples)
-    pretrained = _first(context, stages.Pretrain)
+    learned = _without_labels(context)
     report = Report(
         title=context.pipeline.name,
         manifest=manifest,
@@ -43,11 +45,13 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
         command=f"deepstrata run {run}/pipeline.json",
         plan=_plan(context),
     )
-    if pretrained is not None:
+    if learned:
+        best = learned[-1]
+        made = models.reconstruct(best.model, best.params.load(), batch.x)
         report = report._replace(
-            filters=_filters(context, pretrained, stage.examples),
+            filters=_filters(context, learned[0], stage.examples),
             inputs=_picture(context, batch.x),
-            reconstructions=_picture(context, reconstruct(pretrained, batch.x)),
+            reconstructions=_picture(context, made),
             reconstructions_of=where,
         )
     else:
@@ -62,11 +66,13 @@ def _plan(context: Context) -> str:
     return str(plan(context.pipeline))
 
 
-def _first(context: Context, kind: type[Any]) -> TrainedModel | None:
-    for stage in context.pipeline.stages:
-        if isinstance(stage, kind) and stage.name in context.trained:
-            return context.trained[stage.name]
-    return None
+def _without_labels(context: Context) -> list[TrainedModel]:
+    """Return the trained models that make samples again from codes, in the order of training.
+
+    An mSDA is none: its code holds the sample.
+    """
+    trained = context.trained.values()
+    return [t for t in trained if not (classifies(t.model) or isinstance(t.model, MSDA))]
 
 
 def _examples(context: Context, count: int) -> tuple[Batch, str]:
@@ -90,10 +96,9 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
 
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
     """
-    params = trained.params.load()
     found, seen = [], None
-    for i, layer in enumerate(_stack(params)):
-        seen = layer.weights if seen is None else seen @ layer.weights
+    for i, weights in enumerate(_matrices(trained.params.load())):
+        seen = weights if seen is None else seen @ weights
         norms = np.linalg.norm(seen, axis=0)
         strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
         found.append((f"layer {i + 1}", _picture(context, seen[:, strongest].T)))
@@ -102,11 +107,14 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
 
 def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
     """Return what the units of a fine-tuned net's first layer look for, the strongest of them."""
-    trained = _first(context, stages.FineTune)
-    layer = trained.model.layers[0] if trained and isinstance(trained.model, Layered) else None
+    tuned = [s.name for s in context.pipeline.stages if isinstance(s, stages.FineTune)]
+    nets = [context.trained[name] for name in tuned if name in context.trained]
+    if not nets or not isinstance(nets[0].model, Layered):
+        return ()
+    layer = nets[0].model.layers[0]
     if not isinstance(layer, Convolution | Dense | RBM | Softmax):
         return ()
-    weights = trained.params.load()[0].weights  # type: ignore[union-attr]
+    weights = nets[0].params.load()[0].weights
     if isinstance(layer, Convolution):  # its channels are drawn one below the other
         pictures = np.moveaxis(weights, (-1, -2), (0, 1))
     else:
@@ -116,22 +124,18 @@ def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
     return (("layer 1", pictures[strongest]),)
 
 
-def _stack(params: Tree) -> tuple[RBMParams, ...]:
-    return (params,) if isinstance(params, RBMParams) else params
-
-
-def _machines(model: Model) -> tuple[RBM, ...]:
-    return model.layers if isinstance(model, Layered) else (model,)  # type: ignore[return-value]
-
-
-def reconstruct(trained: TrainedModel, x: Array) -> Array:
-    """Pass samples up through a stack of RBMs and down again, by probabilities."""
-    stack = list(zip(_machines(trained.model), _stack(trained.params.load()), strict=True))
-    for _, params in stack:
-        x = rbm.hidden_mean(params, x)
-    for machine, params in reversed(stack):
-        x = rbm.visible_mean(machine, params, x)
-    return x
+def _matrices(params: Tree) -> Iterator[Array]:
+    """Yield the weights of the layers at the bottom that are matrices, of codes not of decoders."""
+    if isinstance(params, RBMParams):
+        params = (params,)
+    net = params.encoder if isinstance(params, AutoencoderParams) else models.feed_forward(params)
+    for own in net:
+        if isinstance(own, tuple) and not hasattr(own, "_fields"):
+            yield from _matrices(own)
+        elif getattr(getattr(own, "weights", None), "ndim", 0) == 2:
+            yield own.weights
+        else:
+            return
 
 
 def _with_confusion(report: Report, run: str, manifest: RunManifest, context: Context) -> Report:

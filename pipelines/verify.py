@@ -23,14 +23,15 @@ def verify(a: str, b: str) -> Verdict:
     Returns
     -------
     Verdict
-        ``same``, or each of data, pipeline, code and environment that differs, and whether the
-        weights do; where nothing else differs, the first stage and round where the weights part.
+        ``same``, or each of data, pipeline, code, environment and parent that differs, and
+        whether the weights do; where nothing else differs, the first stage and round where the
+        weights part.
     """
     first, second = runs.read_manifest(a), runs.read_manifest(b)
     for path, manifest in ((a, first), (b, second)):
         if manifest.fingerprint is None:
             return Verdict(False, f"{path} has not finished (it is {manifest.status})")
-    compared = (_data, _pipeline, _code, _environment)
+    compared = (_data, _pipeline, _code, _environment, _parents)
     causes = [text for compare in compared for text in compare(first, second)]
     results = [*_weights(a, b, first, second), *_metrics(first, second)]
     if not causes and not results:
@@ -66,6 +67,21 @@ def _code(a: RunManifest, b: RunManifest) -> list[str]:
 def _environment(a: RunManifest, b: RunManifest) -> list[str]:
     texts = _differences(a.environment.bits, b.environment.bits)
     return [f"the environments differ: {text}" for text in texts]
+
+
+def _parents(a: RunManifest, b: RunManifest) -> list[str]:
+    if a.digests.parent == b.digests.parent:
+        return []
+    return [f"the parents differ: {_parent(a)} and {_parent(b)}"]
+
+
+def _parent(manifest: RunManifest) -> str:
+    """Say what layers were taken from."""
+    told = manifest.parent
+    if not told:
+        return "none"
+    run = f" of the run {told['parent_fingerprint'][:12]}" if "parent_fingerprint" in told else ""
+    return f"weights {told['parent_weights'][:12]}{run} at {told['parent']}"
 
 
 def _differences(ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:

@@ -19,7 +19,7 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import MSDA, RBM, Layered, Model
+from deepstrata.schemas.models import MSDA, RBM, Autoencoder, Layered, Model
 from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,
@@ -44,6 +44,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy
 
@@ -68,7 +69,7 @@ def draw_pipeline(pipeline: Pipeline) -> Drawing:
         elif isinstance(stage, Report):
             read = {key for box in boxes.values() for key in box.after}
             after = tuple(key for key in boxes if key not in read)
-        elif not isinstance(stage, Solve | Pretrain):
+        elif not isinstance(stage, Solve | Pretrain | Transfer):
             prepared = stage.name
         lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
         boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
@@ -106,7 +107,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
         )
     shards = min(stage.strategy.shards, MOST_SHARDS)
     strategy = stage.strategy.model_copy(update={"shards": shards})
-    model = stage.rbms[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
+    model = stage.pretrained[0] if isinstance(stage, Pretrain) else pipeline.model_of(stage)
     optimiser = stage.optimiser[0] if isinstance(stage.optimiser, tuple) else stage.optimiser
     settings = strategies.Learning(model, optimiser, strategy, 1, Key(pipeline.seed))
     graph, rows = TaskGraph(), rows_per_place(strategy)
@@ -137,6 +138,7 @@ def _label(key: tuple[Any, ...]) -> str:
 KINDS: dict[type[Any], str] = {
     Solve: "train",
     Pretrain: "train",
+    Transfer: "train",
     FineTune: "train",
     Evaluate: "result",
     CrossDomain: "result",
@@ -209,10 +211,20 @@ def _(stage: Solve) -> list[str]:
 
 
 @settings.register
+def _(stage: Transfer) -> list[str]:
+    return [describe_model(stage.model), f"{stage.taken} layers of {_last(stage.run)}"]
+
+
+@settings.register
 def _(stage: FineTune) -> list[str]:
     model = [describe_model(stage.model)] if stage.model else []
     optimiser = describe_optimiser(stage.optimiser)
-    return [*model, describe(stage), optimiser, _strategy(stage.strategy)]
+    own = [f"layer {name}: {_factor(factor)}" for name, factor in stage.learning_rates.items()]
+    return [*model, describe(stage), optimiser, *own, _strategy(stage.strategy)]
+
+
+def _factor(factor: float) -> str:
+    return f"{factor:g} of the rate" if factor else "frozen"
 
 
 @settings.register
@@ -247,7 +259,14 @@ def _layer(layer: Any) -> str:
 
 @_layer.register
 def _(layer: RBM) -> str:
-    return f"{'Gaussian ' if layer.visible_units == 'gaussian' else ''}RBM {layer.hidden}"
+    gaussian = "gaussian" in (layer.visible_units, layer.hidden_units)
+    return f"{'Gaussian ' if gaussian else ''}RBM {layer.hidden}"
+
+
+@_layer.register
+def _(layer: Autoencoder) -> str:
+    noise = f", {layer.noise.kind.replace('_', ' ')} noise" if layer.noise else ""
+    return f"autoencoder ({', '.join(map(_layer, layer.encoder))}{noise})"
 
 
 @_layer.register

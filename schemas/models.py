@@ -1,23 +1,37 @@
 """Models: what is learned. Sizes of the data are not declared; they come from the data."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.layers import Dense, PlainLayer, Softmax
+from deepstrata.schemas.layers import (
+    Activation,
+    ContrastNormalisation,
+    Dense,
+    Dropout,
+    Flatten,
+    Function,
+    PlainLayer,
+    Pooling,
+    Softmax,
+)
+from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 
 
 class RBM(Declaration):
-    """A restricted Boltzmann machine with binary hidden units, trained by contrastive divergence.
+    """A restricted Boltzmann machine, trained by contrastive divergence.
 
-    Hinton (2002); Gaussian visible units have unit variance, so standardise the data.
+    Hinton (2002); Gaussian units have unit variance: where they are visible, standardise the data.
     """
 
     kind: Literal["rbm"] = "rbm"
     hidden: PositiveInt
     visible_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    hidden_units: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Gaussian ones give a code of real numbers (Hinton & Salakhutdinov 2006)."""
     gibbs_steps: PositiveInt = 1
     """The k of CD-k."""
     persistent: bool = False
@@ -40,10 +54,157 @@ class RBM(Declaration):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_a_distribution(self) -> Self:
+        if self.hidden_units == "gaussian":
+            if self.visible_units == "gaussian":
+                raise ValueError(
+                    "units that are gaussian on both sides have no distribution once weights are "
+                    "large; make the visible or the hidden ones bernoulli"
+                )
+            if self.sparsity_target is not None:
+                raise ValueError("a sparsity_target is a probability: it takes bernoulli units")
+        return self
+
 
 @shape_after.register
 def _(layer: RBM, shape: Shape) -> Shape:
     return (layer.hidden,)
+
+
+def _check_stack(layers: tuple[Any, ...]) -> None:
+    """Refuse an RBM that cannot read what the layer below it gives."""
+    for i, layer in enumerate(layers[1:], start=1):
+        if not isinstance(layer, RBM):
+            continue
+        if layer.visible_units != "bernoulli":
+            raise ValueError(
+                f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
+                "probabilities of the layer below, so it takes bernoulli ones"
+            )
+        if getattr(layers[i - 1], "hidden_units", "bernoulli") != "bernoulli":
+            raise ValueError(
+                f"layer {i} is an RBM above one with gaussian hidden units, whose code is no "
+                "probability; only the topmost RBM can have them"
+            )
+
+
+class Autoencoder(Declaration):
+    """A code from which the input can be made again, trained by backpropagation without labels.
+
+    Denoising (Vincent et al. 2010), contractive (Rifai et al. 2011) or sparse by its settings. By
+    itself it is a model; in a ``Network`` it is a layer, its encoder, that can be pretrained. With
+    RBMs in its encoder it is the deep autoencoder of Hinton & Salakhutdinov (2006): ``Pretrain``
+    trains the RBMs, ``FineTune`` unrolls them, the decoder beginning as their transposes.
+    """
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    name: str = ""
+    """What errors call it as a layer; its number by default."""
+    encoder: Annotated[
+        tuple[Annotated[RBM | PlainLayer, Field(discriminator="kind")], ...], Field(min_length=1)
+    ]
+    decoder: tuple[PlainLayer, ...] | None = None
+    """From the code to the input; by default the mirror image of an encoder of dense layers."""
+    output: Function = "logistic"
+    """Activation with which the mirror image ends."""
+    tied: bool = False
+    """The decoder's weights are the encoder's, transposed; its biases are its own."""
+    loss: Literal["squared_error", "cross_entropy"] = "squared_error"
+    """Half the squared error, or the cross-entropy of values in [0, 1]; summed over values."""
+    noise: Noise | None = None
+    """What is done to the input while training; the target stays clean."""
+    corrupted_weight: NonNegativeFloat = 1.0
+    """How much values count in the loss that the noise has changed: the emphasis alpha."""
+    intact_weight: NonNegativeFloat = 1.0
+    """How much the other values count: beta."""
+    sparsity_cost: NonNegativeFloat = 0.0
+    """Weight of the sum of the code's absolute values."""
+    contraction_cost: NonNegativeFloat = 0.0
+    """Weight of the squared Frobenius norm of the code's Jacobian: of one dense layer."""
+    input_shape: tuple[PositiveInt, ...] | None = None
+    """Shape of a sample, channels last, where the model stands by itself; a vector by default."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_stack(self.encoder)
+        shapes_through(self.encoder, self.input_shape or (1,))
+        if self.decoder is None:
+            self._check_mirror()
+        elif self.tied or not self.decoder:
+            raise ValueError("a decoder of its own has layers and weights: leave it out if tied")
+        output = self.output if self.decoder is None else _activation(self.decoder[-1])
+        if self.loss == "cross_entropy" and output != "logistic":
+            raise ValueError(
+                f"cross_entropy takes a decoder that ends with logistic units, found {output!r}"
+            )
+        return self
+
+    def _check_mirror(self) -> None:
+        for i, layer in enumerate(self.encoder):
+            if not isinstance(layer, RBM | Dense):
+                raise ValueError(
+                    f"encoder layer {i} ({layer.kind}) has no mirror image; give a decoder=(...)"
+                )
+        if getattr(self.encoder[0], "visible_units", "") == "gaussian" and self.output != "linear":
+            raise ValueError(
+                f"an RBM with gaussian visible units takes output='linear', found {self.output!r}"
+            )
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        emphasis = (self.corrupted_weight, self.intact_weight)
+        if emphasis != (1, 1) and (self.noise is None or isinstance(self.noise, GaussianNoise)):
+            raise ValueError(
+                "corrupted_weight and intact_weight tell values apart by masking or "
+                "salt-and-pepper noise; declare one, or leave both weights at 1"
+            )
+        if not any(emphasis):
+            raise ValueError("corrupted_weight and intact_weight are both 0: nothing is learned")
+        one = self.encoder[0] if len(self.encoder) == 1 else None
+        smooth = isinstance(one, Dense) and one.activation in ("logistic", "tanh")
+        if self.contraction_cost and not smooth:
+            raise ValueError(
+                "contraction_cost takes an encoder of one dense layer, logistic or tanh; "
+                "stack several such autoencoders in a Network"
+            )
+        return self
+
+
+def _activation(layer: Any) -> str:
+    return str(getattr(layer, "activation", layer.kind))
+
+
+def feed_forward_layer(layer: Any) -> Any:
+    """Return a layer as that of a feed-forward net: an RBM becomes a dense one."""
+    if not isinstance(layer, RBM):
+        return layer
+    linear = layer.hidden_units == "gaussian"
+    return Dense(units=layer.hidden, activation="linear" if linear else "logistic")
+
+
+def encoder_layers(model: Autoencoder) -> tuple[Any, ...]:
+    """Return the layers from the input to the code, as those of a feed-forward net."""
+    return tuple(map(feed_forward_layer, model.encoder))
+
+
+def decoder_layers(model: Autoencoder, shape: Shape) -> tuple[Any, ...]:
+    """Return the layers from the code to samples of ``shape``."""
+    if model.decoder is not None:
+        return model.decoder
+    net = encoder_layers(model)
+    sizes = [math.prod(shape), *(layer.units for layer in net[:-1])]
+    activations = [model.output, *(layer.activation for layer in net[:-1])]
+    mirror = [
+        Dense(units=size, activation=activation, initial_weights=layer.initial_weights)
+        for layer, size, activation in zip(net, sizes, activations, strict=True)
+    ]
+    return tuple(reversed(mirror))
+
+
+@shape_after.register
+def _(layer: Autoencoder, shape: Shape) -> Shape:
+    return shapes_through(layer.encoder, layer.input_shape or shape)[-1]
 
 
 class MSDA(Declaration):
@@ -77,16 +238,27 @@ class Layered(Declaration):
         top = self.layers[-1]
         return top.classes if isinstance(top, Softmax) else None
 
+    def number_of(self, layer: str) -> int:
+        """Return the number of the layer that has a name, or that has it for a number.
+
+        Raises
+        ------
+        ValueError
+            There is none; the message lists those there are.
+        """
+        names = [getattr(own, "name", "") or str(i) for i, own in enumerate(self.layers)]
+        if layer in names:
+            return names.index(layer)
+        if layer.isdecimal() and int(layer) < len(names):
+            return int(layer)
+        raise ValueError(f"no layer {layer!r}; there are: {', '.join(names)}")
+
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         for i, layer in enumerate(self.layers):
             if isinstance(layer, Softmax) and i < len(self.layers) - 1:
                 raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
-            if i and isinstance(layer, RBM) and layer.visible_units != "bernoulli":
-                raise ValueError(
-                    f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
-                    "probabilities of the layer below, so it takes bernoulli ones"
-                )
+        _check_stack(self.layers)
         return self
 
 
@@ -112,7 +284,9 @@ class Network(Layered):
 
     kind: Literal["network"] = "network"
     layers: Annotated[
-        tuple[Annotated[RBM | PlainLayer | Softmax, Field(discriminator="kind")], ...],
+        tuple[
+            Annotated[RBM | Autoencoder | PlainLayer | Softmax, Field(discriminator="kind")], ...
+        ],
         Field(min_length=1),
     ]
     input_shape: tuple[PositiveInt, ...] | None = None
@@ -130,5 +304,10 @@ class Network(Layered):
         return self
 
 
+def has_weights(layer: Any) -> bool:
+    """Tell whether there is anything to learn in a layer."""
+    return not isinstance(layer, Pooling | ContrastNormalisation | Flatten | Dropout | Activation)
+
+
 Net = DBN | Network
-Model = Annotated[RBM | MSDA | DBN | Network, Field(discriminator="kind")]
+Model = Annotated[RBM | MSDA | Autoencoder | DBN | Network, Field(discriminator="kind")]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import MSDA, Layered, Model
+from deepstrata.schemas.models import MSDA, Autoencoder, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
@@ -22,21 +22,31 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
     classifies,
     decides,
 )
 
+#: Stages that others go on from, and those that do.
+Start = Solve | Pretrain | Transfer | FineTune
+Using = FineTune | Evaluate | CrossDomain | Encode
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 #: Without dots, which separate a stage from its field in ``replace``.
 STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 #: Names that a run gives to stages of its own.
 RESERVED = ("ingest", "inspect")
 #: Stages come in this order; those of one rank may be mixed.
-RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Solve: 3, Pretrain: 3, FineTune: 3}
-ONCE = (Split, Report)
-#: Stages that others go on from, and those that do.
-Start = Solve | Pretrain | FineTune
-Using = FineTune | Evaluate | CrossDomain | Encode
+RANKS = {
+    Apply: 0,
+    Split: 1,
+    Scale: 2,
+    Standardise: 2,
+    Transfer: 3,
+    Solve: 4,
+    Pretrain: 4,
+    FineTune: 4,
+}
+ONCE = (Split, Transfer, Report)
 
 
 def _check_name(name: str) -> str:
@@ -66,6 +76,7 @@ class Pipeline(Document):
     def _consistent(self) -> Self:
         self._check_names()
         self._check_order()
+        self._check_scaling()
         for stage in self.stages:
             if isinstance(stage, Using):
                 self._check_start(stage)
@@ -95,7 +106,7 @@ class Pipeline(Document):
             if rank < highest:
                 raise ValueError(
                     f"stage {stage.name!r} ({stage.kind}) stands after {last}; move it up: "
-                    "the order is apply, split, scale or standardise, then training"
+                    "the order is apply, split, scale or standardise, transfer, then training"
                 )
             if type(stage) in RANKS:
                 highest, last = rank, f"{stage.name!r} ({stage.kind})"
@@ -106,31 +117,63 @@ class Pipeline(Document):
                     f"expected one {kind.__name__} stage at most, found {', '.join(names)}"
                 )
 
+    def _check_scaling(self) -> None:
+        transfer = next((stage for stage in self.stages if isinstance(stage, Transfer)), None)
+        if transfer is None or transfer.scaling == "own":
+            return
+        for stage in self.stages:
+            if isinstance(stage, Scale | Standardise):
+                raise ValueError(
+                    f"stage {stage.name!r} ({stage.kind}) comes on top of the scaling that stage "
+                    f"{transfer.name!r} takes over with its layers; leave it out, or declare "
+                    f"{transfer.name}.scaling='own'"
+                )
+
     def _check_start(self, stage: Using) -> None:
         model = self.model_of(stage)
-        if isinstance(stage, FineTune) and not classifies(model):
-            raise ValueError(
-                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                "Softmax(classes=...)"
-            )
-        if isinstance(stage, FineTune | CrossDomain) and self.source.labels is None:
+        if isinstance(stage, FineTune):
+            self._check_tuning(stage, model)
+        if isinstance(stage, Evaluate):
+            self._check_measurable(stage, model)
+        if self.source.labels is None and (
+            isinstance(stage, CrossDomain) or (isinstance(stage, FineTune) and classifies(model))
+        ):
             raise ValueError(
                 f"stage {stage.name!r} needs labels, and the source names none: "
                 "set its labels=... to the variable with the class numbers"
             )
-        if isinstance(stage, Evaluate) and isinstance(model, MSDA):
-            raise ValueError(
-                f"stage {stage.name!r}: an MSDA neither classifies nor reconstructs; measure what "
-                "its codes are worth with CrossDomain(domain=...)"
-            )
         if isinstance(stage, Encode) and stage.layer is not None:
-            layers = _layers(self.start_of(stage), model)
+            layers = _depth(self.start_of(stage), model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
                     f"with has the layers 0 to {layers - 1}"
                 )
+
+    def _check_tuning(self, stage: FineTune, model: Model) -> None:
+        if not classifies(model) and not isinstance(model, Autoencoder):
+            raise ValueError(
+                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                "to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                "Softmax(classes=...), or an Autoencoder"
+            )
+        try:
+            stage.factors(model)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: learning_rates: {error}") from None
+
+    def _check_measurable(self, stage: Evaluate, model: Model) -> None:
+        if isinstance(model, MSDA):
+            raise ValueError(
+                f"stage {stage.name!r}: an MSDA neither classifies nor reconstructs; measure what "
+                "its codes are worth with CrossDomain(domain=...)"
+            )
+        start = self.start_of(stage)
+        if isinstance(start, Transfer) and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: the layers that stage {start.name!r} takes classify "
+                "nothing yet; put a FineTune between"
+            )
 
     def _check_validation(self, stage: Pretrain | FineTune) -> None:
         """Check that there is something for the ends of epochs to decide by."""
@@ -165,7 +208,7 @@ class Pipeline(Document):
             written[stage.path] = stage.name
 
     def start_of(self, stage: Using) -> Start | None:
-        """Return the training stage that ``stage`` goes on from; None for a fresh model.
+        """Return the stage whose trained model ``stage`` goes on from; None for a fresh model.
 
         Raises
         ------
@@ -196,6 +239,8 @@ class Pipeline(Document):
             return stage.model
         if isinstance(stage, Using):
             start = self.start_of(stage)
+            if isinstance(start, Transfer) and not isinstance(stage, FineTune):
+                return start.trunk
             if start is not None:
                 return self.model_of(start)
         raise ValueError(f"stage {stage.name!r} has no model")
@@ -250,12 +295,14 @@ class Pipeline(Document):
         place[_index(place, steps[-1], path)] = value
 
 
-def _layers(start: Start | None, model: Model) -> int:
+def _depth(start: Start | None, model: Model) -> int:
     """Return how many layers a trained model has whose output can be the code."""
     if isinstance(model, MSDA):
         return model.depth
+    if isinstance(model, Autoencoder):
+        return len(model.encoder)
     if isinstance(start, Pretrain):
-        return len(start.rbms)
+        return len(start.pretrained)
     return len(model.layers) if isinstance(model, Layered) else 1
 
 

@@ -22,6 +22,8 @@ class Digests(Declaration):
     pipeline: str = ""
     code: str = ""
     environment: str = ""
+    parent: str = ""
+    """Of the model that layers were taken from; empty without one."""
     weights: str = ""
 
 
@@ -70,3 +72,9 @@ class RunManifest(Document):
     examples_per_second: float = 0.0
     data_wait: float = 0.0
     peak_worker_bytes: int = 0
+
+    @property
+    def parent(self) -> dict[str, str]:
+        """Path, digest and fingerprint of what layers were taken from; empty without a transfer."""
+        found = next((stage.outputs for stage in self.stages if stage.kind == "transfer"), {})
+        return {name: value for name, value in found.items() if name.startswith("parent")}

@@ -1,7 +1,8 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.models import MSDA, RBM, Layered, Model, Net
+from deepstrata.schemas.models import MSDA, RBM, Autoencoder, Layered, Model, Net, has_weights
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
@@ -165,12 +166,16 @@ class _Train(_Stage):
     """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
 
 
+def _bottom(layers: tuple[Any, ...], kinds: Any) -> Iterator[Any]:
+    return takewhile(lambda layer: isinstance(layer, kinds), layers)
+
+
 def _how_many(value: Any) -> str:
     return "(each)" if isinstance(value, list | tuple) else "(one)"
 
 
 class Pretrain(_Train):
-    """Train the RBMs of a model one by one; each reads the activations of the one below."""
+    """Train the layers of a model that need no labels; each reads the code of the one below."""
 
     kind: Literal["pretrain"] = "pretrain"
     metric: ClassVar[str] = "squared_error"
@@ -180,55 +185,130 @@ class Pretrain(_Train):
         Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
         Discriminator(_how_many),
     ] = SGD(learning_rate=0.05, momentum=0.5)
-    """One for all RBMs, or one each."""
+    """One for all layers, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
-    """What an RBM above the first reads: recomputed with each shard, or stored once as Zarr."""
+    """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
 
     @property
-    def rbms(self) -> tuple[RBM, ...]:
-        """The RBMs at the bottom of the model, in the order in which they are trained."""
+    def pretrained(self) -> tuple[RBM | Autoencoder, ...]:
+        """The RBMs and autoencoders at the bottom of the model, in the order of their training.
+
+        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none.
+        """
         if isinstance(self.model, RBM):
             return (self.model,)
-        stack: list[RBM] = []
-        for layer in self.model.layers if isinstance(self.model, Layered) else ():
-            if not isinstance(layer, RBM):
-                break
-            stack.append(layer)
-        return tuple(stack)
+        if isinstance(self.model, Autoencoder):
+            return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
+        layers = self.model.layers if isinstance(self.model, Layered) else ()
+        return tuple(_bottom(layers, RBM | Autoencoder))
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
-        if not self.rbms:
+        if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM: there is nothing to pretrain; "
-                "FineTune(model=...) trains one from fresh weights"
+                "expected a model whose first layer is an RBM or an Autoencoder: there is nothing "
+                "to pretrain; FineTune(model=...) trains one from fresh weights"
             )
-        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.rbms):
+        if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
-                f"expected one optimiser, or one for each of the {len(self.rbms)} RBMs; "
+                f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
             )
         return self
 
 
+class Transfer(_Stage):
+    """Begin a model with layers that another run has trained, its parent.
+
+    They go on seeing what they were trained on: unless ``scaling="own"``, all trainings of this
+    pipeline scale their data as the parent did, and it has no Scale or Standardise.
+    """
+
+    kind: Literal["transfer"] = "transfer"
+    run: str
+    """The parent: the directory of a finished run or of a saved model, a path or any fsspec URL.
+    What is taken is copied into the run, which then needs the parent no more."""
+    model: Annotated[Net, Field(discriminator="kind")]
+    """What a ``FineTune`` goes on with; layers that are not taken begin with fresh weights."""
+    layers: PositiveInt | str | None = None
+    """How many layers are taken from the bottom, or the last of them by its name or number; by
+    default all below the softmax."""
+    scaling: Literal["parent", "own"] = "parent"
+    """Scale the data as the parent did, or as this pipeline says."""
+
+    @property
+    def taken(self) -> int:
+        """How many layers are taken."""
+        if self.layers is None:
+            return len(self.model.layers) - (self.model.classes is not None)
+        if isinstance(self.layers, str):
+            return self.model.number_of(self.layers) + 1
+        return self.layers
+
+    @property
+    def trunk(self) -> Net:
+        """The layers that are taken, as a model of their own."""
+        return self.model.model_copy(update={"layers": self.model.layers[: self.taken]})
+
+    @model_validator(mode="after")
+    def _there(self) -> Self:
+        most = len(self.model.layers)
+        if not 1 <= self.taken <= most:
+            raise ValueError(f"expected 1 to {most} layers to take, found {self.taken}")
+        return self
+
+
 class FineTune(_Train):
-    """Train all layers of a model by backpropagation, from pretrained or fresh weights."""
+    """Train all layers of a model by backpropagation, from pretrained or fresh weights.
+
+    A net with a softmax learns classes, an autoencoder its input.
+    """
 
     kind: Literal["finetune"] = "finetune"
     model: Model | None = None
     """Trained from fresh weights; by default the model of ``start`` goes on."""
     start: str | None = None
-    """Name of a ``Pretrain`` or ``FineTune`` stage above; the nearest one by default."""
+    """Name of a ``Pretrain``, ``Transfer`` or ``FineTune`` stage above; the nearest by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
     metric: Literal["loss", "error"] = "loss"
     """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
     ``ReduceOnPlateau`` want to see fall."""
+    labelled: PositiveInt | None = None
+    """Training samples of each class that are used, drawn by key, the same in all stages; all by
+    default."""
+    learning_rates: dict[str, NonNegativeFloat] = {}
+    """Factors on the optimiser's rate by a layer's name or number. 0 freezes a layer: nothing
+    changes it, and backpropagation ends above frozen layers at the bottom."""
 
     @model_validator(mode="after")
     def _can_classify(self) -> Self:
         if self.model is not None and self.start is not None:
             raise ValueError("give a model (fresh weights) or a start (trained ones), not both")
         return self
+
+    def factors(self, model: Model) -> tuple[float, ...]:
+        """Return the factor on the learning rate of each layer; ``()`` where none is declared.
+
+        Raises
+        ------
+        ValueError
+            The model has no layers, or not one of these; one is named twice, or none with weights
+            is left to train.
+        """
+        if not self.learning_rates:
+            return ()
+        if not isinstance(model, Layered):
+            raise ValueError(f"expected a model of layers, found kind {model.kind!r}")
+        found: dict[int, float] = {}
+        for name, factor in self.learning_rates.items():
+            number = model.number_of(name)
+            if number in found:
+                raise ValueError(f"layer {number} is named twice, by number and by name")
+            found[number] = factor
+        weighted = [i for i, own in enumerate(model.layers) if has_weights(own)]
+        if not any(found.get(i, 1.0) for i in weighted):
+            raise ValueError("every layer with weights has a factor of 0: nothing is left to train")
+        return tuple(found.get(i, 1.0) for i in range(len(model.layers)))
 
 
 class Solve(_Stage):
@@ -272,6 +352,9 @@ class Evaluate(_Stage):
     """Name of the stage that trained the model; the nearest one above by default."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("validation", "test")
     """Parts without samples are left out."""
+    pca: PositiveInt | None = None
+    """Components of a principal component analysis of the training part whose squared error is
+    measured beside the model's."""
 
 
 class Encode(_Stage):
@@ -299,6 +382,7 @@ Stage = Annotated[
     | Split
     | Scale
     | Standardise
+    | Transfer
     | Solve
     | Pretrain
     | FineTune

@@ -13,6 +13,7 @@ MANIFEST = "run.json"
 COPY = "run.copy.json"
 PIPELINE = "pipeline.json"
 LOCK = "lock"
+MODEL = "model"
 
 
 def free_path(name: str, root: str = "runs") -> str:
@@ -66,6 +67,11 @@ def open_run_directory(path: str) -> str:
 def manifest_url(path: str) -> str:
     """Return the file that makes a directory a run."""
     return stores.join(path, MANIFEST)
+
+
+def model_url(path: str) -> str:
+    """Return the directory of the model that the last training of a run ended with."""
+    return stores.join(path, MODEL)
 
 
 def write_manifest(path: str, manifest: RunManifest) -> None:

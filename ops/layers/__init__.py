@@ -10,6 +10,7 @@ from deepstrata.ops.layers.table import (
     forward,
     initial_scale,
     specs,
+    through,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "plain",
     "spatial",
     "specs",
+    "through",
 ]

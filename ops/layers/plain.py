@@ -11,7 +11,7 @@ from array_api_compat import device
 from deepstrata.ops import random
 from deepstrata.ops.backend import add_product, namespace, product
 from deepstrata.ops.dense import ACTIVATIONS, DenseParams
-from deepstrata.ops.layers.table import Pass, as_rows, backward, forward, specs
+from deepstrata.ops.layers.table import Pass, as_rows, backward, forward, specs, through
 from deepstrata.ops.partials import Into, put
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
 from deepstrata.schemas.shapes import Shape
@@ -56,18 +56,33 @@ def _(
 ) -> tuple[Array | None, Tree]:
     x, y = saved
     rows = as_rows(x)
-    if isinstance(layer, Dense):
-        delta = ACTIVATIONS[layer.activation][1](delta, y)
+    delta = _weighted(layer, delta, y)
     bias = namespace(x).sum(delta, axis=0)
     if out is None:
         found = DenseParams(product(rows.T, delta), bias)
     else:
         weights = add_product(rows, delta, out.tree.weights, out.scale, out.keep)
         found = DenseParams(weights, put(bias, out.tree.bias, out))
-    if not below:
-        return None, found
-    into = product(delta, params.weights.T, at.scratch.empty("dx", rows.shape, delta))
-    return namespace(into).reshape(into, x.shape), found
+    return (_down(params, x, delta, at) if below else None), found
+
+
+@through.register(Dense)
+@through.register(Softmax)
+def _(layer: Dense | Softmax, params: DenseParams, saved: Any, delta: Array, at: Pass) -> Array:
+    x, y = saved
+    return _down(params, x, _weighted(layer, delta, y), at)
+
+
+def _weighted(layer: Dense | Softmax, delta: Array, y: Array) -> Array:
+    """Turn derivatives by the output ``y`` into those by the weighted inputs."""
+    return ACTIVATIONS[layer.activation][1](delta, y) if isinstance(layer, Dense) else delta
+
+
+def _down(params: DenseParams, x: Array, delta: Array, at: Pass) -> Array:
+    """Return derivatives by the input ``x`` from those by the weighted inputs."""
+    shape = as_rows(x).shape
+    into = product(delta, params.weights.T, at.scratch.empty("dx", shape, delta))
+    return namespace(into).reshape(into, x.shape)
 
 
 @forward.register

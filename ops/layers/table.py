@@ -94,6 +94,15 @@ def backward(
     raise NotImplementedError(f"no layer is registered for {type(layer).__name__}")
 
 
+@singledispatch
+def through(layer: Any, params: Tree, saved: Any, delta: Array, at: Pass) -> Array:
+    """Return derivatives by a layer's input alone: what a frozen layer passes on.
+
+    Parameters are those of ``backward``.
+    """
+    return backward(layer, params, saved, delta, at)[0]
+
+
 def as_rows(x: Array) -> Array:
     """Return (N, ...) as (N, I), a view where the memory allows."""
     return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))

@@ -15,6 +15,7 @@ COMMANDS = (
     running.resume,
     results.show,
     results.verify,
+    results.export,
     results.doctor,
     results.schema,
 )

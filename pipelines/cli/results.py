@@ -51,6 +51,33 @@ def verify(context: click.Context, first: str, second: str) -> None:
 
 @cli.command(
     epilog="""
+    deepstrata export runs/dbn-digits-1 digits.onnx
+    deepstrata export runs/dbn-digits-1/model digits-model --format safetensors
+"""
+)
+@click.argument("path", metavar="RUN|MODEL")
+@click.argument("dest", metavar="OUT")
+@click.option(
+    "--format",
+    metavar="onnx|safetensors",
+    help="By default onnx where OUT ends in .onnx, else safetensors.",
+)
+def export(path: str, dest: str, format: str | None) -> None:
+    """Write a trained model for other programs.
+
+    RUN|MODEL is a run's directory or that of a model. OUT, not there yet, becomes one file
+    (onnx), or a directory with weights.safetensors and model.json (safetensors). Preprocessing
+    is part of both.
+    """
+    from deepstrata.pipelines.export import export as write
+    from deepstrata.pipelines.model import load_encoder
+
+    written = write(load_encoder(path), dest, format)
+    click.echo(f"{dest}: written as {written}")
+
+
+@cli.command(
+    epilog="""
     deepstrata doctor
     deepstrata doctor --cluster tcp://10.0.0.1:8786
 """

@@ -64,9 +64,12 @@ def plan(
     MiB. What `run` would refuse is refused here, with exit status 2.
     """
     from deepstrata.pipelines import planning
+    from deepstrata.pipelines.parents import check_parents
 
     limits = planning.Limits(worker_bytes=worker_memory)
-    made = planning.plan(_load(pipeline, data, changes))
+    declared = _load(pipeline, data, changes)
+    made = planning.plan(declared)
+    check_parents(declared, made.visible)
     click.echo(json.dumps(made.to_dict(limits)) if as_json else made.text(limits))
     planning.check_plan(made, limits)
 

@@ -10,6 +10,7 @@ from deepstrata.pipelines.lowering import (
     fitting,
     solving,
     statistics,
+    transferring,
 )
 from deepstrata.pipelines.lowering.fitting import save_final_model
 from deepstrata.pipelines.lowering.table import lower
@@ -23,4 +24,5 @@ __all__ = [
     "save_final_model",
     "solving",
     "statistics",
+    "transferring",
 ]

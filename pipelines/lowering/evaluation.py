@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from deepstrata.ops import models
+from deepstrata.ops import models, pca
+from deepstrata.ops.backend import on_host
 from deepstrata.ops.partials import add_stats
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard, stage_digest
@@ -14,6 +15,7 @@ from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.training import RATES
+from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Evaluate
@@ -34,6 +36,44 @@ def evaluate_shard(
     batch = feeds.load(feed, shard, part)
     with measure("compute"):
         return models.evaluate(model, params.load(feed.backend), batch)
+
+
+def shard_products(feed: Feed, shard: Shard, part: int) -> pca.Products:
+    """Return the sums over one part of a shard that its principal components follow from.
+
+    Raises
+    ------
+    DataError
+        Values are absent: their products are not known.
+    """
+    batch = feeds.load(feed, shard, part)
+    if batch.mask is not None:
+        raise DataError(
+            f"samples {shard.start} to {shard.stop - 1}: a PCA takes no mask; leave pca out"
+        )
+    with measure("compute"):
+        found: pca.Products = on_host(pca.products(batch.x))
+        return found
+
+
+def _principal(stage: Evaluate, context: Context, components: int) -> dict[str, float]:
+    """Return the squared error of as many principal components, per sample of each part."""
+
+    def products_of(name: str) -> pca.Products | None:
+        part = PARTS.index(name)
+        shards = [shard for shard in context.grid if context.counts[shard.index][part]]
+        arguments = (shard_products, shards, (part,), pca.merge)
+        return each_shard(context, stage.name, *arguments, part="PCA")[0] if shards else None
+
+    train = products_of("train")
+    assert train is not None  # a split leaves something to train on
+    linear = pca.basis(train, components)
+    found = {name: products_of(name) for name in stage.parts}
+    return {
+        f"{name}_pca_squared_error": pca.squared_error(linear, sums) / sums.n
+        for name, sums in found.items()
+        if sums is not None
+    }
 
 
 @lower.register
@@ -61,6 +101,8 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
             sealed.write(url, {"counts": np.asarray(confusion).tolist()})
             outputs[f"confusion_{name}"] = stores.relative(url, context.path)
         metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
+    if stage.pca is not None:
+        metrics |= _principal(stage, context, stage.pca)
     return StageRecord(
         name=stage.name,
         kind=stage.kind,

@@ -1,4 +1,4 @@
-"""Training stages: a stack of RBMs one by one, a whole net by backpropagation."""
+"""Training stages: layers without labels one by one, a whole net by backpropagation."""
 
 import time
 
@@ -9,13 +9,14 @@ from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import SAMPLE, write_codes
+from deepstrata.pipelines.lowering.drawing import draw_labelled
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.model import TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import RBM, Layered, Model
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Layered, Model
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
@@ -47,19 +48,19 @@ def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
 
 def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     """Return the trainings of a stage, from the bottom up."""
-    found, visible = [], context.visible
-    for i, rbm in enumerate(stage.rbms):
+    found, visible, count = [], context.visible, len(stage.pretrained)
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
         name = f"{stage.name}/layer-{i}"
         found.append(
             Training(
                 name=name,
-                part=f"layer {i + 1} of {len(stage.rbms)}" if len(stage.rbms) > 1 else "",
+                part=f"layer {i + 1} of {count}" if count > 1 else "",
                 settings=Learning(
-                    rbm, optimiser, stage.strategy, visible, layer_key, context.feed.backend
+                    layer, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=context.feed._replace(visible_units=rbm.visible_units if i == 0 else None),
+                feed=context.feed._replace(visible_units=visible_units(layer) if i == 0 else None),
                 grid=context.grid,
                 counts=context.counts,
                 epochs=stage.epochs,
@@ -69,8 +70,15 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 control=Control.of(stage),
             )
         )
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return found
+
+
+def visible_units(model: Model) -> str | None:
+    """Return ``bernoulli`` where a model learns from values in [0, 1] only."""
+    if isinstance(model, Autoencoder):
+        return "bernoulli" if model.loss == "cross_entropy" else None
+    return model.visible_units if isinstance(model, RBM) else None
 
 
 @lower.register
@@ -95,7 +103,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
     for i, training in enumerate(trainings):
         if i:
             feed = feed._replace(
-                below=(*feed.below, Below(stage.rbms[i - 1], saved[-1])), visible_units=None
+                below=(*feed.below, Below(stage.pretrained[i - 1], saved[-1])), visible_units=None
             )
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
@@ -120,8 +128,14 @@ def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -
     """Put the trained layers together to one model that later stages go on from."""
     model: Model = stage.model
     whole = saved[0]
-    if not isinstance(model, RBM):
-        model = model.model_copy(update={"layers": stage.rbms})
+    if stage.pretrained != (model,):
+        # The RBMs of an autoencoder are a deep belief net until they are unrolled.
+        stack = {"layers": stage.pretrained}
+        model = (
+            model.model_copy(update=stack)
+            if isinstance(model, Layered)
+            else DBN.model_validate(stack)
+        )
         params = tuple(layer.load() for layer in saved)
         url = stores.join(training_url(context, stage.name, key), "params.safetensors")
         whole = Saved(url, checkpoints.save_part(url, params), tuple(layer.like for layer in saved))
@@ -165,8 +179,9 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.visible,
             context.stage_key(stage.name),
             context.feed.backend,
+            stage.factors(model),
         ),
-        feed=context.feed,
+        feed=context.feed._replace(visible_units=visible_units(model)),
         grid=context.grid,
         counts=context.counts,
         epochs=stage.epochs,
@@ -182,7 +197,12 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
-    if parent is not None and isinstance(model, Layered):
+    if stage.labelled is not None and isinstance(model, Layered):
+        feed, counts = draw_labelled(context, stage, stage.labelled, model.classes or 0)
+        training = training._replace(
+            feed=feed._replace(visible_units=visible_units(model)), counts=counts
+        )
+    if parent is not None:
         net = models.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )

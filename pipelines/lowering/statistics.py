@@ -45,10 +45,11 @@ def _affine(stage: Scale | Standardise, context: Context, shift: Any, divisor: A
     """Save ``(x - shift) / divisor`` and let all later stages use it."""
     affine = Affine(np.asarray(shift, np.float32), np.asarray(divisor, np.float32))
     url = stores.join(context.path, "stages", stage.name, "affine.safetensors")
-    _use_affine(context, affine, url, checkpoints.save_part(url, affine))
+    use_affine(context, affine, url, checkpoints.save_part(url, affine))
 
 
-def _use_affine(context: Context, like: Affine, url: str, digest: str) -> None:
+def use_affine(context: Context, like: Affine, url: str, digest: str) -> None:
+    """Let all later stages shift and scale by what is saved."""
     spec = Affine(*(ArraySpec(tuple(leaf.shape), "float32") for leaf in like))
     saved = Saved(url, digest, spec)
     context.feed = context.feed._replace(affine=(*context.feed.affine, saved))
@@ -63,7 +64,7 @@ def _(stage: Scale | Standardise, context: Context) -> StageRecord:
     done = context.finished(stage.name, key)
     if done is not None:
         like = Affine(ArraySpec(shape), ArraySpec(shape))
-        _use_affine(context, like, url, done.outputs["digest"])
+        use_affine(context, like, url, done.outputs["digest"])
         return done
     started = time.perf_counter()
     if isinstance(stage, Standardise):

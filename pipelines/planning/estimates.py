@@ -3,6 +3,7 @@
 Peaks are upper bounds per worker process: all shards in flight are taken to be on one worker.
 """
 
+import math
 from functools import singledispatch
 from typing import Any
 
@@ -23,7 +24,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Layered, Model
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -39,6 +40,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
     decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
@@ -135,6 +137,13 @@ def _(stage: Apply | Split, pipeline: Pipeline, found: Data) -> list[Step]:
 
 
 @estimate.register
+def _(stage: Transfer, pipeline: Pipeline, found: Data) -> list[Step]:
+    specs = models.feed_forward(models.shapes(stage.trunk, found.visible))
+    note = f"{stage.taken} layers are copied by the client"
+    return [Step(stage.name, bytes_written=nbytes(specs), weights=nbytes(specs) // 4, note=note)]
+
+
+@estimate.register
 def _(stage: Report, pipeline: Pipeline, found: Data) -> list[Step]:
     return [Step(stage.name, note="by the client")]
 
@@ -177,13 +186,13 @@ def _(stage: Solve, pipeline: Pipeline, found: Data) -> list[Step]:
 @estimate.register
 def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
-    for i, rbm in enumerate(stage.rbms):
+    for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
-        step = _training(name, stage, rbm, optimiser, visible, found, 4 * visible * stored)
+        step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
         steps.append(_after_storing(step, found, visible) if stored else step)
-        visible = rbm.hidden
+        visible = models.code_width(layer, visible)
     return steps
 
 
@@ -203,7 +212,17 @@ def _after_storing(step: Step, found: Data, width: int) -> Step:
 @estimate.register
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
-    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0)]
+    factors = stage.factors(model)
+    if stage.labelled is not None and isinstance(model, Layered):
+        found = _with_labelled(found, stage.labelled * (model.classes or 0))
+    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
+
+
+def _with_labelled(found: Data, samples: int) -> Data:
+    """Take the training samples that are drawn to be spread evenly over the shards."""
+    share = min(samples / max(sum(train for train, *_ in found.counts), 1), 1.0)
+    counts = tuple((math.ceil(share * train), *rest) for train, *rest in found.counts)
+    return found._replace(counts=counts)  # type: ignore[arg-type]
 
 
 def _training(
@@ -214,10 +233,11 @@ def _training(
     visible: int,
     found: Data,
     stored_bytes: int,
+    factors: tuple[float, ...] = (),
 ) -> Step:
     """Plan one training; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
     strategy = stage.strategy
-    settings = Learning(model, optimiser, strategy, visible, Key(0))
+    settings = Learning(model, optimiser, strategy, visible, Key(0), factors=factors)
     counts = [c[0] for c in found.counts]
     epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
     used = [i for i, n in enumerate(counts) if n]
@@ -325,8 +345,12 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width = models.code_width(model, found.visible, None)
     peak = memory.pass_peak(found, width)
+    names = list(stage.parts)
+    if stage.pca is not None:
+        names += ["train", *stage.parts]
+        peak += 4 * 8 * found.visible**2  # products of features in float64, merged
     reading, shards = Reading(0, 0, 0), 0
-    for part in (PARTS.index(name) for name in stage.parts):
+    for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
         some = some if found.exact else list(range(len(found.grid)))
         once = found.reading(some)

@@ -288,7 +288,7 @@ def _again(report: Report) -> Markup:
     parts = []
     if report.command:
         parts.append(tag("pre", tag("code", report.command), class_="command"))
-    known = {name: value for name, value in prints.items() if value}
+    known = {name: value for name, value in (prints | manifest.parent).items() if value}
     if known:
         note = (
             "The fingerprint covers data, pipeline, environment and weights. A run with "

@@ -51,6 +51,7 @@ def results(manifest: RunManifest) -> Iterator[tuple[str, str]]:
         yield "weights", manifest.weights_sha256
     if manifest.fingerprint:
         yield "fingerprint", manifest.fingerprint
+    yield from ((name.replace("_", " "), told) for name, told in manifest.parent.items())
 
 
 def results_table(manifest: RunManifest, path: str, report: str | None) -> Table:

@@ -139,6 +139,16 @@ class TestLayer:
             np.testing.assert_allclose(added, 0.5 * old + 0.25 * alone, rtol=1e-4, atol=1e-4)
         assert found[1].weights is out.tree.weights
 
+    def test_a_frozen_layer_passes_on_what_a_trained_one_does(self, layer, shape):
+        params, x = made(layer, shape, np.float32)
+        delta = drawn("loss", (N, *shape_after(layer, shape)), np.float32)
+        found = []
+        for pass_on in (lambda *known: layers.backward(*known)[0], layers.through):
+            at = passing()
+            _, saved = layers.forward(layer, params, x, at)
+            found.append(pass_on(layer, params, saved, delta.copy(), at).copy())
+        np.testing.assert_array_equal(*found)
+
     def test_a_sample_alone_gives_what_it_gives_among_others(self, layer, shape):
         params, x = made(layer, shape, np.float32)
         whole = layers.forward(layer, params, x, passing())[0].copy()

@@ -11,7 +11,8 @@ from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
-from deepstrata.schemas.models import DBN, RBM, Layered, Network
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Layered, Network
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
@@ -21,6 +22,7 @@ MODELS = [
     RBM(hidden=7),
     RBM(hidden=70, gibbs_steps=3, sparsity_target=0.1, sparsity_cost=0.1),
     RBM(hidden=7, visible_units="gaussian"),
+    RBM(hidden=4, hidden_units="gaussian"),
     RBM(hidden=7, persistent=True, chains=9),
     RBM(hidden=7, persistent=True, chains=9, visible_units="gaussian", gibbs_steps=2),
     DBN(layers=(Softmax(classes=3),)),
@@ -45,6 +47,33 @@ MODELS = [
             Softmax(classes=3),
         )
     ),
+    Network(
+        layers=(
+            Autoencoder(encoder=(Dense(units=9),), tied=True),
+            Autoencoder(encoder=(RBM(hidden=7), Dense(units=6, activation="tanh"))),
+            Softmax(classes=3),
+        )
+    ),
+    Autoencoder(encoder=(Dense(units=7),), tied=True, noise=MaskingNoise()),
+    Autoencoder(
+        encoder=(Dense(units=70), Dense(units=8, activation="tanh")),
+        tied=True,
+        loss="cross_entropy",
+        noise=SaltAndPepperNoise(rate=0.3),
+        corrupted_weight=1.5,
+        intact_weight=0.5,
+    ),
+    Autoencoder(
+        encoder=(RBM(hidden=9), RBM(hidden=8, hidden_units="gaussian")), loss="cross_entropy"
+    ),
+    Autoencoder(
+        encoder=(Dense(units=8, activation="relu"), Dropout(rate=0.1)),
+        decoder=(Dense(units=9, activation="tanh"), Dense(units=V, activation="linear")),
+        noise=GaussianNoise(),
+        sparsity_cost=1e-3,
+    ),
+    Autoencoder(encoder=(Dense(units=9, activation="tanh"),), contraction_cost=1e-3),
+    Autoencoder(encoder=(Dense(units=9),), tied=True, loss="cross_entropy", contraction_cost=1e-3),
 ]
 NAMES = [f"{i}-{model.kind}" for i, model in enumerate(MODELS)]
 

@@ -88,3 +88,9 @@ def test_refusals_name_the_sizes():
             ais.log_partition(RBM(hidden=3), make(4, 3), Key(1), 5, temperatures)
     with pytest.raises(ValueError, match="at least 2 chains"):
         ais.log_partition(RBM(hidden=3), make(4, 3), Key(1), 1, 5)
+
+
+def test_annealing_takes_binary_hidden_units():
+    model = RBM(hidden=2, hidden_units="gaussian")
+    with pytest.raises(DeclarationError, match="binary hidden units, found gaussian"):
+        ais.log_partition(model, make(3, 2), Key(1), 10, 10)

@@ -19,7 +19,7 @@ def arrays(samples):
     return [random.normal(size=shape).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("tile", [1, 2000, 1 << 19])
+@pytest.mark.parametrize("tile", [1, 2000, 1 << 22])
 @pytest.mark.parametrize("activation", ["relu", "tanh", "logistic"])
 @pytest.mark.parametrize("pooled", fused.POOLINGS)
 def test_the_bits_of_the_steps(pooled, activation, tile, monkeypatch):

@@ -88,7 +88,7 @@ def test_a_net_starts_from_pretrained_layers_and_a_small_softmax():
 
 
 def test_nets_that_cannot_start_are_refused():
-    with pytest.raises(DeclarationError, match="DBN or a Network with a Softmax"):
+    with pytest.raises(DeclarationError, match="a DBN or a Network with a Softmax"):
         models.start_net(DBN(layers=STACK), None, V, KEY)
     with pytest.raises(DeclarationError, match=r"layer 0 \(rbm\): expected weights \(10, 8\)"):
         models.start_net(NET, pretrained(), 10, KEY)

@@ -4,7 +4,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from deepstrata.ops.preprocess import Affine, apply, flatten
+from deepstrata.ops.preprocess import Affine, apply, flatten, undo
 from deepstrata.ops.random import normal
 from deepstrata.schemas.keys import Key
 
@@ -55,3 +55,14 @@ def test_small_integers_are_scaled_with_the_same_bits_by_the_compiled_loop(dtype
     assert found.dtype == np.float32
     wide = apply((affine, Affine(np.float32(0.5), np.float32(3))), x.astype(np.float32))
     np.testing.assert_array_equal(found, wide)
+
+
+def test_what_was_applied_can_be_undone():
+    x = np.random.default_rng(3).standard_normal((6, 4)).astype(np.float32)
+    affines = (
+        Affine(np.float32(250.0), np.float32(0.5)),
+        Affine(np.arange(4, dtype=np.float32), np.full(4, 3, np.float32)),
+    )
+    back = undo(affines, apply(affines, x))
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, x, atol=1e-4)

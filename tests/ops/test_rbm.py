@@ -84,6 +84,24 @@ def test_sampled_chains_reach_the_exact_mean(kind):
     np.testing.assert_allclose(v.mean(0), exact, atol=5 * v.std() / n**0.5)
 
 
+def test_gaussian_hidden_units_have_the_distribution_of_their_energy():
+    """Enumerate the visible states; integrate over one hidden unit at a time."""
+    model, params, vs = RBM(hidden=3, hidden_units="gaussian"), small_params(scale=0.5), states(4)
+    exact = vs @ params.visible_bias
+    h = np.linspace(-12, 12, 4001)
+    for w, c in zip(params.weights.T, params.hidden_bias, strict=True):
+        density = np.exp((vs @ w)[:, None] * h - 0.5 * (h - c) ** 2)
+        exact = exact + np.log(density.sum(1) * (h[1] - h[0]))
+    np.testing.assert_allclose(-rbm.free_energy(model, params, vs), exact, rtol=1e-9)
+    log_z = np.logaddexp.reduce(exact)
+    assert exact_log_partition(model, params) == pytest.approx(log_z)
+    n, params32 = 20_000, tree_map(lambda a: a.astype(np.float32), params)
+    v = rbm.sample(model, params32, data(n), np.arange(n), Key(3), 12)
+    np.testing.assert_allclose(v.mean(0), np.exp(exact - log_z) @ vs, atol=0.02)
+    mean = rbm.hidden_mean(params, vs, units="gaussian")
+    np.testing.assert_allclose(mean, vs @ params.weights + params.hidden_bias)
+
+
 def one_sweep(model, params, v, hs):
     """Return all hidden states' probabilities given each row of ``v``, and the means below."""
     h = rbm.hidden_mean(params, v)

@@ -10,13 +10,15 @@ from support import same
 
 from deepstrata import (
     MSDA,
-    RBM,
+    Autoencoder,
     CrossDomain,
     DataError,
+    Dense,
     Encode,
     Evaluate,
     FineTune,
     LocalSteps,
+    MaskingNoise,
     Pipeline,
     Pretrain,
     Report,
@@ -167,12 +169,12 @@ def test_the_codes_of_any_stage_are_compared(path: str, client: Client, out: str
             Split(by="subset"),
             Solve(model=MSDA(depth=1)),
             Pretrain(
-                model=RBM(hidden=6),
+                model=Autoencoder(encoder=(Dense(units=6),), noise=MaskingNoise(rate=0.4)),
                 epochs=1,
                 strategy=LocalSteps(batch=10, steps=2, shards=2),
             ),
             again,
-            again.model_copy(update={"name": "rbm", "start": "pretrain"}),
+            again.model_copy(update={"name": "sdae", "start": "pretrain"}),
             Report(),
         ),
     )

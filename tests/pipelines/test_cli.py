@@ -26,7 +26,18 @@ from deepstrata.storage import ingest, runs
 
 ROOT = Path(__file__).parents[2]
 CLIENT = SimpleNamespace(run=lambda *_, **__: None)
-COMMANDS = ("ingest", "recipes", "plan", "run", "resume", "show", "verify", "doctor", "schema")
+COMMANDS = (
+    "ingest",
+    "recipes",
+    "plan",
+    "run",
+    "resume",
+    "show",
+    "verify",
+    "export",
+    "doctor",
+    "schema",
+)
 
 
 def call(*arguments: str) -> Result:
@@ -131,6 +142,7 @@ def test_recipes_are_listed() -> None:
         (("resume", "no-such-run"), "no such run directory"),
         (("show", "."), "not a run directory"),
         (("verify", "a", "b"), "no such run directory"),
+        (("export", "nowhere", "a.onnx"), "not a model"),
         (("ingest", "no-such-format", "a", "b"), "no-such-format"),
         (("ingest", "wav", "a", "b", "--option", "rat=8000"), "no field 'rat'"),
         (("ingest", "wav", "a", "b", "--option", "source=8000"), "no field 'source'"),

@@ -179,6 +179,18 @@ def test_cuda_without_its_packages_says_what_to_install() -> None:
         pytest.skip("CuPy is installed: the message is for machines without it")
 
 
+def test_a_local_cluster_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(workers: int | None) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setitem(cluster.STARTERS, "local", dies)
+    with (
+        pytest.raises(ClusterError, match=r"local did not start \(RuntimeError: Nanny failed"),
+        connect("local"),
+    ):
+        pass
+
+
 def test_a_cluster_without_workers_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     with (

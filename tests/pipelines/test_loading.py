@@ -23,6 +23,7 @@ other = 3
 def test_every_recipe_declares_a_pipeline_and_says_what_it_is() -> None:
     known = recipes()
     assert {"dbn-digits", "dbn-mnist", "rbm-climate"} <= set(known)
+    assert {"autoencoder-mnist", "sdae-mnist"} <= set(known)
     for name, summary in known.items():
         pipeline = load_pipeline(name)
         assert pipeline.name == name

@@ -73,6 +73,8 @@ def test_a_plan_is_a_table_and_a_dict(bars_path: str) -> None:
     [
         ("dbn-digits", None),
         ("dbn-mnist", "mnist"),
+        ("autoencoder-mnist", "mnist"),
+        ("sdae-mnist", "mnist"),
         ("rbm-climate", "air_temperature_zarr"),
     ],
 )

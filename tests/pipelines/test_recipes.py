@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import xarray as xr
 from distributed import Client
 
 from deepstrata.pipelines.loading import load_pipeline
+from deepstrata.pipelines.recipes.digits_mnist16 import shrink
 from deepstrata.pipelines.run import run
 from deepstrata.storage import sealed
+from deepstrata.storage.formats import FORMATS
 
 
 def test_digits_are_learned(client: Client, out: str) -> None:
@@ -61,3 +64,28 @@ def test_reviews_are_read_by_domain_and_part(client: Client, out: str, tmp_path:
     assert table["errors"]["features"] == [[0.0] * 4] * 4
     words = xr.open_zarr(f"{out}/data.zarr", consolidated=False)["features"].values
     assert set(np.unique(words)) == {0.0, 1.0}
+
+
+def test_pixels_are_averaged_over_areas() -> None:
+    """20 pixels to 16: as if each were 4 alike, of which 5 make one."""
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+    small = shrink(xr.Dataset({"image": (("sample", "y", "x"), images)}))["image"]
+    fine = np.kron(images[:, 4:24, 4:24], np.ones((1, 4, 4)))
+    wanted = fine.reshape(2, 16, 5, 16, 5).mean(axis=(2, 4)) / 255
+    np.testing.assert_allclose(small.values, wanted, rtol=1e-5)
+    assert small.dtype == np.float32
+
+
+def test_usps_profits_from_mnist(client: Client, tmp_path: Path, shared_data) -> None:
+    if "hdf5" not in FORMATS:
+        pytest.skip("USPS is an HDF5 file, and there is no format hdf5")
+    narrow = {f"model.layers.{i}.units": 64 for i in (0, 2)}
+    short = {"finetune.epochs": 1} | {f"finetune.{name}": n for name, n in narrow.items()}
+    pipeline = load_pipeline("digits-mnist16", str(shared_data / "mnist")).replace(**short)
+    parent = run(pipeline, client, out=str(tmp_path / "parent"))
+    few = {f"{stage}.epochs": 30 for stage in ("scratch", "finetune")}
+    few |= {f"{s}.{name}": n for s in ("scratch", "transfer") for name, n in narrow.items()}
+    pipeline = load_pipeline("transfer-digits", str(shared_data / "usps" / "usps.h5"))
+    pipeline = pipeline.replace(**{"transfer.run": parent.path}, **few)
+    found = run(pipeline, client, out=str(tmp_path / "child")).metrics
+    assert found["test_error"] < found["without_test_error"]

@@ -78,7 +78,8 @@ def test_a_run_that_went_on_elsewhere_says_so() -> None:
 
 def test_the_fingerprint_covers_every_digest(reference: Run) -> None:
     digests = reference.manifest.digests.model_dump()
-    assert set(digests) == {"data", "pipeline", "code", "environment", "weights"}
+    assert set(digests) == {"data", "pipeline", "code", "environment", "parent", "weights"}
+    assert digests.pop("parent") == ""
     assert all(len(digest) == 64 for digest in digests.values())
 
 

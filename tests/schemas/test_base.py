@@ -36,7 +36,7 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     return explain(refused.value, where).splitlines()
 
 
-KINDS = "'rbm', 'msda', 'dbn', 'network'"
+KINDS = "'rbm', 'msda', 'autoencoder', 'dbn', 'network'"
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)
@@ -144,11 +144,11 @@ def test_every_problem_has_a_line() -> None:
         ({"hidden": 3}, "model: expected a field 'kind' that says what this is, found none"),
         (
             {"kind": "svm"},
-            "model: expected one of the kinds 'rbm', 'msda', 'dbn', 'network', found 'svm'",
+            f"model: expected one of the kinds {KINDS}, found 'svm'",
         ),
         (
             Softmax(classes=2),
-            "model: expected one of the kinds 'rbm', 'msda', 'dbn', 'network', found 'softmax'",
+            f"model: expected one of the kinds {KINDS}, found 'softmax'",
         ),
         ("rbm", "model: expected a declaration, or a mapping of its fields (found 'rbm')"),
         ({"kind": "rbm"}, "model.hidden: expected a value, found none"),

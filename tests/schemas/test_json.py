@@ -203,7 +203,7 @@ def stacks(draw: st.DrawFn) -> DBN:
 def pretrains(draw: st.DrawFn) -> Pretrain:
     stage = draw(st.builds(Pretrain, model=stacks(), optimiser=OPTIMISERS, **TRAINING))
     if draw(st.booleans()):
-        each = tuple(draw(OPTIMISERS) for _ in stage.rbms)
+        each = tuple(draw(OPTIMISERS) for _ in stage.pretrained)
         stage = Pretrain(**dict(stage) | {"optimiser": each})
     return stage
 

@@ -4,8 +4,10 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, Model
+from deepstrata.schemas.layers import Dense, Flatten, Softmax
+from deepstrata.schemas.models import DBN, RBM, Autoencoder, Model, Network, decoder_layers
+from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
+from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.stages import classifies
 
 MODELS = [
@@ -15,6 +17,17 @@ MODELS = [
     DBN(layers=(RBM(hidden=5),)),
     DBN(layers=(RBM(hidden=5, visible_units="gaussian"), RBM(hidden=3), Softmax(classes=2))),
     DBN(layers=(Dense(units=4, activation="relu"), Dense(units=3), Softmax(classes=2))),
+    RBM(hidden=5, hidden_units="gaussian"),
+    Autoencoder(encoder=(Dense(units=4),), tied=True, noise=MaskingNoise(), contraction_cost=1),
+    Autoencoder(encoder=(RBM(hidden=4), Dense(units=3)), noise=GaussianNoise(deviation=1)),
+    Autoencoder(
+        encoder=(Dense(units=4),),
+        decoder=(Dense(units=9),),
+        loss="cross_entropy",
+        noise=SaltAndPepperNoise(low=-1),
+        corrupted_weight=2,
+    ),
+    Network(layers=(Autoencoder(encoder=(Dense(units=4),)), Softmax(classes=2))),
 ]
 
 
@@ -71,4 +84,56 @@ def test_a_net_has_layers() -> None:
 
 
 def test_what_classifies() -> None:
-    assert [classifies(model) for model in MODELS] == [False, False, False, False, True, True]
+    assert [classifies(model) for model in MODELS] == [False] * 4 + [True] * 2 + [False] * 4 + [
+        True
+    ]
+
+
+def test_a_mirror_image_has_the_sizes_and_activations_in_reverse() -> None:
+    net = Autoencoder(
+        encoder=(Dense(units=8, activation="tanh"), RBM(hidden=4, hidden_units="gaussian")),
+        output="linear",
+    )
+    assert shape_after(net, (3, 5)) == (4,)
+    assert decoder_layers(net, (3, 5)) == (
+        Dense(units=8, activation="tanh"),
+        Dense(units=15, activation="linear"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"encoder": ()}, "encoder"),
+        ({"encoder": (Dense(units=2), Flatten())}, r"layer 1 \(flatten\) has no mirror image"),
+        ({"tied": True, "decoder": (Dense(units=2),)}, "leave it out if tied"),
+        ({"decoder": ()}, "has layers and weights"),
+        ({"output": "tanh", "loss": "cross_entropy"}, "logistic units, found 'tanh'"),
+        ({"decoder": (Flatten(),), "loss": "cross_entropy"}, "found 'flatten'"),
+        ({"corrupted_weight": 2}, "masking or salt-and-pepper noise"),
+        ({"noise": GaussianNoise(), "intact_weight": 0}, "masking or salt-and-pepper noise"),
+        ({"noise": MaskingNoise(), "corrupted_weight": 0, "intact_weight": 0}, "both 0"),
+        ({"encoder": (Dense(units=2, activation="relu"),), "contraction_cost": 1}, "one dense"),
+        ({"encoder": (Dense(units=2), Dense(units=2)), "contraction_cost": 1}, "one dense"),
+        ({"encoder": (RBM(hidden=2, visible_units="gaussian"),)}, "output='linear'"),
+        ({"encoder": (RBM(hidden=2, hidden_units="gaussian"), RBM(hidden=2))}, "only the topmost"),
+        ({"sparsity_cost": -1}, "sparsity_cost"),
+    ],
+)
+def test_autoencoders_that_cannot_learn_are_refused(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Autoencoder(**{"encoder": (Dense(units=2),), **fields})  # type: ignore[arg-type]
+
+
+def test_units_are_gaussian_on_one_side() -> None:
+    with pytest.raises(ValidationError, match="gaussian on both sides"):
+        RBM(hidden=2, visible_units="gaussian", hidden_units="gaussian")
+    with pytest.raises(ValidationError, match="takes bernoulli units"):
+        RBM(hidden=2, hidden_units="gaussian", sparsity_target=0.1)
+
+
+def test_salt_is_not_pepper() -> None:
+    with pytest.raises(ValidationError, match=r"low below high, found 1\.0 and 1\.0"):
+        SaltAndPepperNoise(low=1)

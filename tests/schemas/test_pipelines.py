@@ -11,7 +11,7 @@ from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.models import DBN, RBM, Autoencoder
 from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -100,7 +100,7 @@ def test_stages_stand_where_they_can_work(
 ) -> None:
     assert told(*stages) == (
         f"pipeline: stage {late} stands after {before}; move it up: "
-        "the order is apply, split, scale or standardise, then training"
+        "the order is apply, split, scale or standardise, transfer, then training"
     )
 
 
@@ -168,10 +168,21 @@ def test_the_nearest_training_is_the_start() -> None:
 def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
         "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
-        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...)"
+        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...), "
+        "or an Autoencoder"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
+
+
+def test_an_autoencoder_is_fine_tuned_without_labels() -> None:
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2)))
+    source = ZarrSource(path="x", features="f")
+    for stages in ((Pretrain(model=deep), FineTune()), (FineTune(model=deep),)):
+        whole = Pipeline(name="p", source=source, stages=(*stages, Encode(layer=1)))
+        assert whole.model_of(whole.stages[-1]) == deep
+    with pytest.raises(ValidationError, match="it encodes with has the layers 0 to 1"):
+        Pipeline(name="p", source=source, stages=(Pretrain(model=deep), Encode(layer=2)))
 
 
 def test_fine_tuning_needs_labels() -> None:

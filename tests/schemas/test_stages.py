@@ -2,13 +2,14 @@
 
 import functools
 import math
+import re
 
 import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
-from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, MSDA, RBM
+from deepstrata.schemas.layers import Dense, Dropout, Softmax
+from deepstrata.schemas.models import DBN, MSDA, RBM, Autoencoder, Network
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.stages import (
     Apply,
@@ -24,6 +25,7 @@ from deepstrata.schemas.stages import (
     Split,
     Stage,
     Standardise,
+    Transfer,
 )
 
 STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))
@@ -35,9 +37,11 @@ STAGES = [
     Standardise(per="dataset"),
     Pretrain(model=STACK, optimiser=(SGD(), Adam()), activations="store"),
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
-    FineTune(model=STACK, optimiser=Adam()),
+    FineTune(model=STACK, optimiser=Adam(), learning_rates={"0": 0, "2": 0.5}),
     FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
     Solve(model=MSDA(depth=5, noise=0.9, targets=100), parts=("train", "test")),
+    Transfer(run="runs/a", model=STACK),
+    Transfer(run="s3://bucket/a", model=STACK, layers=2, scaling="own"),
     Evaluate(parts=("test",)),
     CrossDomain(domain="genre", costs=(0.1, 1.0), folds=3),
     Encode(path="codes.zarr", layer=0),
@@ -141,23 +145,32 @@ def test_a_scale_goes_up() -> None:
     assert Scale(minimum=1).maximum is None
 
 
-def test_the_rbms_at_the_bottom_are_pretrained() -> None:
-    assert Pretrain(model=RBM(hidden=4)).rbms == (RBM(hidden=4),)
-    assert Pretrain(model=STACK).rbms == (RBM(hidden=4), RBM(hidden=3))
+def test_layers_at_the_bottom_are_pretrained() -> None:
+    assert Pretrain(model=RBM(hidden=4)).pretrained == (RBM(hidden=4),)
+    assert Pretrain(model=STACK).pretrained == (RBM(hidden=4), RBM(hidden=3))
     mixed = DBN(layers=(RBM(hidden=4), Dense(units=3), RBM(hidden=2)))
-    assert Pretrain(model=mixed).rbms == (RBM(hidden=4),)
+    assert Pretrain(model=mixed).pretrained == (RBM(hidden=4),)
+
+
+def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
+    one = Autoencoder(encoder=(Dense(units=4), Dense(units=2)))
+    assert Pretrain(model=one).pretrained == (one,)
+    net = Network(layers=(one, RBM(hidden=3), one, Softmax(classes=2)))
+    assert Pretrain(model=net).pretrained == (one, RBM(hidden=3), one)
+    deep = Autoencoder(encoder=(RBM(hidden=4), RBM(hidden=2), Dense(units=2)))
+    assert Pretrain(model=deep).pretrained == (RBM(hidden=4), RBM(hidden=2))
 
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM"
+        "expected a model whose first layer is an RBM or an Autoencoder"
     )
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_one_optimiser_or_one_each(count: int) -> None:
     assert told(Pretrain, model=STACK, optimiser=(SGD(),) * count) == (
-        f"expected one optimiser, or one for each of the 2 RBMs; found {count}"
+        f"expected one optimiser, or one for each of the 2 layers; found {count}"
     )
 
 
@@ -202,3 +215,50 @@ def test_fresh_weights_or_trained_ones() -> None:
 def test_settings_out_of_range_are_refused(kind: type, fields: dict[str, object]) -> None:
     (field,) = fields
     assert told(kind, **fields).startswith(field)
+
+
+NAMED = Network(layers=(Dense(units=4, name="low"), Dropout(), Softmax(classes=2, name="top")))
+
+
+def test_learning_rates_are_factors_by_name_or_number() -> None:
+    assert FineTune().factors(NAMED) == ()
+    assert FineTune(learning_rates={"low": 0, "2": 0.5}).factors(NAMED) == (0, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("rates", "message"),
+    [
+        ({"high": 0}, "no layer 'high'; there are: low, 1, top"),
+        ({"3": 0}, "no layer '3'; there are: low, 1, top"),
+        ({"low": 0, "0": 1}, "layer 0 is named twice, by number and by name"),
+        ({"0": 0, "2": 0}, "every layer with weights has a factor of 0"),
+    ],
+)
+def test_learning_rates_of_no_layer_are_refused(rates: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FineTune(learning_rates=rates).factors(NAMED)
+
+
+def test_learning_rates_are_for_models_of_layers() -> None:
+    with pytest.raises(ValueError, match="expected a model of layers, found kind 'rbm'"):
+        FineTune(learning_rates={"0": 0}).factors(RBM(hidden=2))
+
+
+@pytest.mark.parametrize(
+    ("layers", "taken"), [(None, 2), (1, 1), (3, 3), ("low", 1), ("1", 2), ("top", 3)]
+)
+def test_layers_are_taken_from_the_bottom(layers: int | str | None, taken: int) -> None:
+    stage = Transfer(run="a", model=NAMED, layers=layers)
+    assert stage.taken == taken
+    assert stage.trunk.layers == NAMED.layers[:taken]
+
+
+def test_layers_that_are_not_there_cannot_be_taken() -> None:
+    assert (
+        told(Transfer, run="a", model=NAMED, layers=4) == "expected 1 to 3 layers to take, found 4"
+    )
+    assert told(Transfer, run="a", model=NAMED, layers="c") == (
+        "no layer 'c'; there are: low, 1, top"
+    )
+    only = Network(layers=(Softmax(classes=2),))
+    assert told(Transfer, run="a", model=only) == "expected 1 to 1 layers to take, found 0"

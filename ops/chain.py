@@ -1,0 +1,65 @@
+"""Layers one above the other: a pass up through all of them, and one down.
+
+Letters: N samples.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from deepstrata.ops import layers
+from deepstrata.ops.backend import Scratch
+from deepstrata.ops.layers import Pass
+from deepstrata.ops.partials import Into
+from deepstrata.schemas.keys import Key, fold
+from deepstrata.schemas.trees import Array, Tree
+
+
+def passes(count: int, rows: Array, key: Key | None, scratch: Scratch) -> list[Pass]:
+    """Return what each of ``count`` layers knows of a pass: keys and buffers of its own."""
+    return [
+        Pass(rows, None if key is None else fold(key, "layer", i), scratch.within(str(i)))
+        for i in range(count)
+    ]
+
+
+def forward(
+    net: Sequence[Any], params: Sequence[Tree], x: Array, at: Sequence[Pass]
+) -> tuple[Array, list[Any]]:
+    """Return what the last layer gives, (N, ...) -> (N, ...), and what ``backward`` needs."""
+    saved = []
+    for layer, own, here in zip(net, params, at, strict=True):
+        x, kept = layers.forward(layer, own, x, here)
+        saved.append(kept)
+    return x, saved
+
+
+def backward(
+    net: Sequence[Any],
+    params: Sequence[Tree],
+    saved: Sequence[Any],
+    delta: Array | None,
+    at: Sequence[Pass],
+    out: Into | None = None,
+    below: bool = False,
+) -> tuple[Array | None, tuple[Tree, ...]]:
+    """Return derivatives by the input, and the layers' gradients summed over samples.
+
+    Parameters
+    ----------
+    delta
+        (N, ...) derivatives by what the last layer gives; overwritten.
+    out
+        Where to write the gradients; ``()`` in place of a frozen layer's.
+    below
+        Whether anybody wants the derivatives by the input; None is returned otherwise.
+    """
+    wanted = params if out is None else out.tree
+    lowest = 0 if below else next((i for i, own in enumerate(wanted) if own), len(net))
+    grads: list[Tree] = [()] * len(net)
+    for i in reversed(range(lowest, len(net))):
+        known, into = (params[i], saved[i], delta, at[i]), out and out._replace(tree=wanted[i])
+        if params[i] and not wanted[i]:
+            delta = layers.through(net[i], *known)
+        else:
+            delta, grads[i] = layers.backward(net[i], *known, into, below=below or i > lowest)
+    return delta if below else None, tuple(grads)

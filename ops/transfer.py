@@ -1,0 +1,90 @@
+"""Layers taken over from a trained model, if they compute what those of the new one are to.
+
+Yosinski, Clune, Bengio, Lipson (2014), How transferable are features in deep neural networks?
+"""
+
+from functools import singledispatch
+from typing import Any
+
+from deepstrata.ops import models
+from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.models import DBN, RBM, Model, Net
+from deepstrata.schemas.trees import Tree, flatten
+
+#: Fields that do not change what a trained layer computes.
+ASIDE = {"name", "initial_weights", "rate"}
+
+Bottom = tuple[tuple[Any, ...], tuple[Tree, ...]]
+
+
+@singledispatch
+def bottom(model: Model, params: Tree) -> Bottom:
+    """Return a model's layers and their parameters as those of a feed-forward net.
+
+    Raises
+    ------
+    DeclarationError
+        The model has none that another one could take.
+    """
+    raise DeclarationError(f"a {model.kind} has no layers for another model to take")
+
+
+@bottom.register
+def _(model: RBM, params: Tree) -> Bottom:
+    return bottom(DBN(layers=(model,)), (params,))
+
+
+@bottom.register
+def _(model: Net, params: Tree) -> Bottom:
+    return models.feed_forward_layers(model), models.feed_forward(params)
+
+
+def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> tuple[Tree, ...]:
+    """Return the parameters of a model's bottom layers from those of a trained model.
+
+    Parameters
+    ----------
+    count
+        How many layers.
+    visible
+        Features of the samples that the new model takes.
+
+    Raises
+    ------
+    DeclarationError
+        A layer is missing, computes something else, or has other shapes: the layer, what was
+        expected and what was found.
+    """
+    theirs, given = bottom(parent, params)
+    if count > len(theirs):
+        raise DeclarationError(
+            f"expected {count} layers to take, found {len(theirs)}; declare layers={len(theirs)} "
+            "or fewer"
+        )
+    ours = models.feed_forward_layers(model)
+    wanted = models.feed_forward(models.shapes(model, visible))
+    for i in range(count):
+        name = getattr(model.layers[i], "name", "")
+        where = f"layer {i}{f' {name!r}' if name else ''} ({model.layers[i].kind})"
+        _check_declaration(where, ours[i], theirs[i])
+        _check_shapes(where, wanted[i], given[i])
+    return given[:count]
+
+
+def _check_declaration(where: str, ours: Any, theirs: Any) -> None:
+    expected, found = (layer.model_dump(exclude=ASIDE) for layer in (ours, theirs))
+    for field, value in expected.items():
+        if found.get(field) != value:
+            raise DeclarationError(
+                f"{where}: expected {field}={value!r}, found {found.get(field)!r}; take fewer "
+                "layers, or declare this one as it was trained"
+            )
+
+
+def _check_shapes(where: str, wanted: Tree, given: Tree) -> None:
+    found = flatten(given)
+    for name, spec in flatten(wanted).items():
+        if tuple(spec.shape) != tuple(found[name].shape):
+            raise DeclarationError(
+                f"{where}: expected {name} {tuple(spec.shape)}, found {tuple(found[name].shape)}"
+            )

@@ -1,0 +1,148 @@
+"""A trained model as one ONNX file: preprocessing, layers, softmax; the number of samples is free.
+
+Bai, Lu, Zhang et al.: Open Neural Network Exchange (https://onnx.ai/onnx). The input has the name
+and the shape of the features that the model was trained on, in float32; the outputs are ``code``
+and, of a model with a softmax, ``probability``.
+"""
+
+from functools import singledispatch
+
+import onnx
+from onnx import TensorProto, helper
+
+from deepstrata.ops import models
+from deepstrata.ops.autoencoder import AutoencoderParams
+from deepstrata.ops.dense import DenseParams
+from deepstrata.ops.rbm import RBMParams
+from deepstrata.pipelines.environment import package_version
+from deepstrata.pipelines.export import spatial
+from deepstrata.pipelines.export.layers import as_rows, write
+from deepstrata.pipelines.export.nodes import Nodes
+from deepstrata.pipelines.model import TrainedEncoder
+from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.models import (
+    RBM,
+    Autoencoder,
+    Model,
+    Net,
+    encoder_layers,
+    feed_forward_layer,
+)
+from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.trees import Tree, nbytes
+from deepstrata.storage import stores
+
+__all__ = ["outputs", "save_onnx", "spatial", "to_onnx"]
+
+OPSET, IR_VERSION = 18, 8  #: of ONNX 1.13 (2022), which runtimes of today all read
+SAMPLES = "samples"  #: name of the dimension that is free
+LARGEST = 2**31 - 2**20  #: bytes of weights, below what one protobuf message may have
+CODE, PROBABILITY = "code", "probability"
+
+
+@singledispatch
+def outputs(model: Model, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
+    """Add a model to a graph and return its outputs: their names outside, and inside of it.
+
+    Parameters
+    ----------
+    x
+        Name of the prepared samples (N, ``visible``).
+
+    Raises
+    ------
+    DeclarationError
+        Nothing is known of the model.
+    """
+    raise DeclarationError(
+        f"a model of the kind {model.kind!r} has no form in ONNX; export it as safetensors"
+    )
+
+
+@outputs.register
+def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
+    hidden = DenseParams(params.weights, params.hidden_bias)
+    return {CODE: write(feed_forward_layer(model), hidden, x, (visible,), graph)}
+
+
+@outputs.register
+def _(
+    model: Autoencoder, params: AutoencoderParams, x: str, visible: int, graph: Nodes
+) -> dict[str, str]:
+    code = write(model, params.encoder, x, (visible,), graph)
+    return {CODE: as_rows(graph, code, shape_after(model, (visible,)))}
+
+
+@write.register
+def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
+    """As a layer it is its encoder."""
+    net = encoder_layers(layer)
+    shapes = shapes_through(net, layer.input_shape or shape)
+    if shapes[0] != shape:
+        x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
+    for inner, own, taken in zip(net, params, shapes, strict=False):
+        x = write(inner, own, x, taken, graph)
+    return x
+
+
+@outputs.register
+def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
+    layers = models.feed_forward_layers(model)
+    shapes = shapes_through(layers, models.sample_shape(model, visible))
+    if shapes[0] != (visible,):
+        x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
+    made = [x]
+    for layer, own, shape in zip(layers, models.feed_forward(params), shapes, strict=False):
+        made.append(write(layer, own, made[-1], shape, graph))
+    if model.classes is None:
+        return {CODE: as_rows(graph, made[-1], shapes[-1])}
+    return {CODE: as_rows(graph, made[-2], shapes[-2]), PROBABILITY: made[-1]}
+
+
+def to_onnx(encoder: TrainedEncoder) -> onnx.ModelProto:
+    """Return a model with its preprocessing, checked.
+
+    Raises
+    ------
+    DeclarationError
+        A layer has no form in ONNX, or there are more weights than one file can hold.
+    """
+    info, graph = encoder.info, Nodes()
+    if nbytes(encoder.params) > LARGEST:
+        raise DeclarationError(
+            f"{nbytes(encoder.params) / 2**30:.1f} GiB of weights: an ONNX file holds 2 at most; "
+            "export the model as safetensors"
+        )
+    x = as_rows(graph, info.features, info.feature_shape)
+    for shift, divisor in encoder.affine:
+        x = graph.call("Sub", x, graph.constant(shift))
+        x = graph.call("Div", x, graph.constant(divisor))
+    found = outputs(info.model, encoder.params, x, info.visible, graph)
+    for name, inside in found.items():
+        graph.nodes.append(helper.make_node("Identity", [inside], [name], name))
+    widths = {CODE: encoder.code_width, PROBABILITY: getattr(info.model, "classes", None)}
+    made = helper.make_model(
+        helper.make_graph(
+            graph.needed(list(found)),
+            info.pipeline or info.model.kind,
+            [_tensor(info.features, info.feature_shape)],
+            [_tensor(name, (int(widths[name] or 0),)) for name in found],
+            graph.constants,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="deepstrata",
+        producer_version=package_version("deepstrata"),
+    )
+    helper.set_model_props(made, {"model.json": info.to_json()})
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def _tensor(name: str, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [SAMPLES, *shape])
+
+
+def save_onnx(path: str, encoder: TrainedEncoder) -> None:
+    """Write a model to a file, whole or not at all; see ``to_onnx``."""
+    stores.write_bytes(path, to_onnx(encoder).SerializeToString())
