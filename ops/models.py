@@ -18,6 +18,7 @@ from deepstrata.ops import (
     chain,
     dense,
     layers,
+    marginalised,
     memory,
     pretraining,
     psd,
@@ -39,6 +40,7 @@ from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
 from deepstrata.schemas.models import (
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -101,6 +103,7 @@ def _(model: Net, visible: int) -> tuple[Tree, ...]:
 shapes.register(RBM, rbm.shapes)
 shapes.register(AssociativeMemory, memory.shapes)
 shapes.register(Autoencoder, autoencoder.shapes)
+shapes.register(MSDA, marginalised.shapes)
 shapes.register(SparseCoding, sparse_coding.shapes)
 shapes.register(PSD, psd.shapes)
 shapes.register(GenerativeDBN, updown.shapes)
@@ -256,6 +259,7 @@ def _(model: RBM, params: RBMParams, x: Array, layer: int | None = None) -> Arra
 
 
 encode.register(Autoencoder, autoencoder.encode)
+encode.register(MSDA, marginalised.encode)
 encode.register(SparseCoding, sparse_coding.encode)
 encode.register(PSD, psd.encode)
 encode.register(GenerativeDBN, updown.encode)
@@ -292,6 +296,7 @@ def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
 
 
 code_width.register(Autoencoder, autoencoder.code_width)
+code_width.register(MSDA, marginalised.code_width)
 code_width.register(GenerativeDBN, updown.code_width)
 
 

@@ -36,6 +36,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.models import (
     DBN,
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -57,6 +58,7 @@ from deepstrata.schemas.optimisers import (
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -64,6 +66,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Standardise,
     Transfer,
@@ -101,6 +104,7 @@ _LAZY = {
 
 __all__ = [
     "DBN",
+    "MSDA",
     "PSD",
     "RBM",
     "SGD",
@@ -114,6 +118,7 @@ __all__ = [
     "ContrastNormalisation",
     "Convolution",
     "Cosine",
+    "CrossDomain",
     "DBNClassifier",
     "DataError",
     "DatasetSchema",
@@ -150,6 +155,7 @@ __all__ = [
     "Scale",
     "SchemaError",
     "Softmax",
+    "Solve",
     "SparseCoding",
     "Split",
     "Standardise",

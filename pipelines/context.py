@@ -18,7 +18,7 @@ from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import Encode, Evaluate
+from deepstrata.schemas.stages import CrossDomain, Encode, Evaluate
 from deepstrata.storage.shards import Shard
 
 #: Shards of one graph in a pass over the data; a pass over more is several graphs.
@@ -78,7 +78,7 @@ class Context:
         record = self.record(name)
         return record if record is not None and record.key == key else None
 
-    def model_of(self, stage: Evaluate | Encode) -> TrainedModel:
+    def model_of(self, stage: Evaluate | CrossDomain | Encode) -> TrainedModel:
         """Return the trained model that a stage uses."""
         start = self.pipeline.start_of(stage)
         assert start is not None
@@ -133,7 +133,7 @@ def each_shard(
     """
     feed = feed or context.feed
     results: list[Any] = []
-    clock = _Clock(context.observer, stage, part, len(shards))
+    clock = Clock(context.observer, stage, part, len(shards))
     for begin in range(0, len(shards), PASS_SHARDS):
         some = shards[begin : begin + PASS_SHARDS]
         graph = Graph()
@@ -159,7 +159,7 @@ def _nothing(value: Any) -> None:
     """Say that a task is done, without its value."""
 
 
-class _Clock:
+class Clock:
     """Turns shards that are done into progress events."""
 
     def __init__(self, observer: Observer, stage: str, part: str, shards: int) -> None:

@@ -140,7 +140,7 @@ class Execution:
         self, context: Context, data: str, weights: str, before: dict[str, float]
     ) -> None:
         """Say what the whole run came to."""
-        trainings = [r for r in self.manifest.stages if r.kind in ("pretrain", "finetune")]
+        trainings = [r for r in self.manifest.stages if r.kind in ("solve", "pretrain", "finetune")]
         seconds = sum(r.seconds for r in trainings)
         digests = Digests(
             data=data,
@@ -181,14 +181,15 @@ class Execution:
 
 
 def _metrics(stages: Sequence[StageRecord]) -> dict[str, float]:
-    """Return all results; those of any evaluation but the last carry the name of its stage.
+    """Return all results; those of any stage but the last of its kind carry the stage's name.
 
     What was left out of the data is counted among them.
     """
     found: dict[str, float] = {}
-    evaluated = [record for record in stages if record.kind == "evaluate"]
-    for i, record in enumerate(evaluated):
-        prefix = "" if i == len(evaluated) - 1 else f"{record.name}_"
+    evaluated = [record for record in stages if record.kind in ("evaluate", "cross_domain")]
+    last = {record.kind: record.name for record in evaluated}
+    for record in evaluated:
+        prefix = "" if record.name == last[record.kind] else f"{record.name}_"
         found |= {prefix + name: value for name, value in record.metrics.items()}
     inspected = [record.metrics for record in stages if record.kind == "inspect"]
     left_out = [(k, v) for m in inspected for k, v in m.items() if k.startswith("skipped_")]

@@ -98,6 +98,8 @@ class Feed(NamedTuple):
     visible_units: str | None = None
     """``bernoulli`` where values must lie in [0, 1]."""
     backend: Backend = "numpy"
+    extra: tuple[str, ...] = ()
+    """Further variables along the samples that stages go by."""
     known: tuple[Known, ...] = ()
     """What inspection found in the shards, in their order; empty before."""
     labelled: tuple[int, ...] | None = None
@@ -138,7 +140,7 @@ def names(feed: Feed) -> tuple[str, ...]:
     """Return the variables that a shard of this feed is read from."""
     columns = feed.columns
     found = [] if feed.stored else [columns.features, columns.mask]
-    found += [columns.labels, feed.split.by if feed.split else None]
+    found += [columns.labels, feed.split.by if feed.split else None, *feed.extra]
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 

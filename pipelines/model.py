@@ -12,7 +12,7 @@ from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import RBM, GenerativeDBN, Layered, Model
+from deepstrata.schemas.models import MSDA, RBM, GenerativeDBN, Layered, Model
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import runs, stores
@@ -158,9 +158,9 @@ class TrainedEncoder:
         Raises
         ------
         SchemaError
-            The model is a net of layers, or the codes are of another length.
+            The model is a net of layers or an MSDA, or the codes are of another length.
         """
-        if isinstance(self.model, Layered):
+        if isinstance(self.model, Layered | MSDA):
             raise SchemaError(
                 "expected a model that makes samples of codes, such as an RBM or an autoencoder; "
                 f"found a {self.model.kind}"

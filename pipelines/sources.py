@@ -17,7 +17,7 @@ from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import Apply, Split
+from deepstrata.schemas.stages import Apply, CrossDomain, Split
 from deepstrata.storage import sealed, stores, writing
 from deepstrata.storage.datasets import Columns, open_dataset, resolve, row_chunks
 from deepstrata.storage.ingest import describe_source, ingest
@@ -163,15 +163,33 @@ def feed_of(pipeline: Pipeline, opened: Opened, device: Backend = "numpy") -> Fe
             )
         meanings = flags(opened.dataset[split.by])
     by = () if split is None or split.by is None else (split.by,)
+    extra = _extra(pipeline, opened)
     return Feed(
-        reader=reader(opened.source, opened.dataset, by),
+        reader=reader(opened.source, opened.dataset, (*by, *extra)),
         columns=opened.columns,
         split=split,
         split_key=fold(Key(pipeline.seed), "split"),
         meanings=tuple((meanings or {}).items()),
         ranges=_ranges(pipeline.source),
         backend=device,
+        extra=extra,
     )
+
+
+def _extra(pipeline: Pipeline, opened: Opened) -> tuple[str, ...]:
+    """Return the variables that tell domains apart."""
+    names = dict.fromkeys(s.domain for s in pipeline.stages if isinstance(s, CrossDomain))
+    for name in names:
+        if name not in opened.dataset.variables:
+            there = ", ".join(map(str, opened.dataset.variables))
+            raise SchemaError(f"domain={name!r}: no such variable in the dataset; it has: {there}")
+        found, dim = opened.dataset.variables[name], opened.columns.sample_dim
+        if found.dims != (dim,) or found.dtype.kind not in "iu":
+            raise SchemaError(
+                f"domain={name!r}: expected whole numbers along {dim!r}, found {found.dtype} "
+                f"along {found.dims}"
+            )
+    return tuple(names)
 
 
 def _ranges(source: Source) -> tuple[Variable, ...]:

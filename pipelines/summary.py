@@ -10,10 +10,11 @@ from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
 from deepstrata.pipelines.report.classes import LARGEST_TABLE
+from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.models import GenerativeDBN, Layered
+from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array
@@ -56,6 +57,7 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
     else:
         report = report._replace(filters=_first_layer(context, stage.examples))
     report = _with_confusion(report, run, manifest, context)
+    report = report._replace(transfers=_transfers(run, manifest))
     return _with_codes(_with_generated(report, context, stage.examples), context)
 
 
@@ -66,11 +68,15 @@ def _plan(context: Context) -> str:
 
 
 def _decoding(context: Context) -> list[TrainedModel]:
-    """Return the trained models that make samples again from codes, in the order of training."""
+    """Return the trained models that make samples again from codes, in the order of training.
+
+    An mSDA is none: its code holds the sample.
+    """
     return [
         found
         for found in context.trained.values()
-        if isinstance(found.model, GenerativeDBN) or not classifies(found.model)
+        if isinstance(found.model, GenerativeDBN)
+        or not (classifies(found.model) or isinstance(found.model, MSDA))
     ]
 
 
@@ -162,6 +168,18 @@ def _class_names(context: Context) -> tuple[str, ...]:
     if labels is None or labels not in context.coords:
         return ()
     return tuple(str(context.coords[labels].attrs.get("flag_meanings", "")).split())
+
+
+def _transfers(run: str, manifest: RunManifest) -> tuple[tuple[str, Transfer], ...]:
+    """Return what each comparison of domains found."""
+    found = []
+    for record in manifest.stages:
+        url = record.outputs.get("transfer")
+        if url is not None:
+            table = sealed.read(stores.resolved(url, run))
+            errors = {name: np.asarray(values) for name, values in table["errors"].items()}
+            found.append((record.name, Transfer(tuple(table["domains"]), errors)))
+    return tuple(found)
 
 
 def _with_codes(report: Report, context: Context) -> Report:

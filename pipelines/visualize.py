@@ -20,6 +20,7 @@ from deepstrata.schemas.layers import (
     TransposedConvolution,
 )
 from deepstrata.schemas.models import (
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -37,16 +38,18 @@ from deepstrata.schemas.optimisers import (
     Steps,
     WarmUp,
 )
-from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.pipelines import Pipeline, Using
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     Encode,
     Evaluate,
     FineTune,
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -69,13 +72,13 @@ def draw_pipeline(pipeline: Pipeline) -> Drawing:
     prepared: Hashable = SOURCE
     for stage in pipeline.stages:
         after: tuple[Hashable, ...] = (prepared,)
-        if isinstance(stage, FineTune | Evaluate | Encode):
+        if isinstance(stage, Using):
             start = pipeline.start_of(stage)
             after = (prepared,) if start is None else (start.name,)
         elif isinstance(stage, Report):
             read = {key for box in boxes.values() for key in box.after}
             after = tuple(key for key in boxes if key not in read)
-        elif not isinstance(stage, Pretrain | Transfer):
+        elif not isinstance(stage, Solve | Pretrain | Transfer):
             prepared = stage.name
         lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
         boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
@@ -142,10 +145,12 @@ def _label(key: tuple[Any, ...]) -> str:
 
 
 KINDS: dict[type[Any], str] = {
+    Solve: "train",
     Pretrain: "train",
     Transfer: "train",
     FineTune: "train",
     Evaluate: "result",
+    CrossDomain: "result",
     Encode: "result",
     Report: "result",
 }
@@ -210,6 +215,11 @@ def _(stage: Pretrain) -> list[str]:
 
 
 @settings.register
+def _(stage: Solve) -> list[str]:
+    return [describe_model(stage.model), f"on {', '.join(stage.parts)}"]
+
+
+@settings.register
 def _(stage: Transfer) -> list[str]:
     return [describe_model(stage.model), f"{stage.taken} layers of {_last(stage.run)}"]
 
@@ -229,6 +239,11 @@ def _factor(factor: float) -> str:
 @settings.register
 def _(stage: Evaluate) -> list[str]:
     return list(stage.parts)
+
+
+@settings.register
+def _(stage: CrossDomain) -> list[str]:
+    return [f"SVMs by {stage.domain}"]
 
 
 @settings.register
@@ -271,6 +286,10 @@ def _(layer: Autoencoder) -> str:
 
 
 @_layer.register
+def _(layer: MSDA) -> str:
+    return f"mSDA, {layer.depth} layers, noise {layer.noise:g}"
+
+
 def _(layer: SparseCoding) -> str:
     return f"sparse coding, {layer.atoms} atoms"
 

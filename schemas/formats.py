@@ -89,6 +89,8 @@ class Svmlight(Named):
     """Number of features; by default as many as the largest index needs."""
     zero_based: bool | Literal["auto"] = "auto"
     """Whether indices begin with 0; "auto" says so where an index 0 is found in any file."""
+    binary: bool = False
+    """Store 1 for every value but 0: whether a word occurs, in place of how often."""
 
 
 class Images(Shuffled):

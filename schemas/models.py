@@ -228,6 +228,26 @@ def _(layer: Autoencoder, shape: Shape) -> Shape:
     return shapes_through(layer.encoder, layer.input_shape or shape)[-1]
 
 
+class MSDA(Declaration):
+    """A stack of marginalised denoising autoencoders, each solved in closed form, without labels.
+
+    Every layer reconstructs its input linearly from all its corruptions at once, and passes it on
+    through tanh. The code is the input and the outputs of all layers, one after the other.
+    Chen, Xu, Weinberger, Sha (2012), "Marginalized denoising autoencoders for domain adaptation".
+    """
+
+    kind: Literal["msda"] = "msda"
+    depth: PositiveInt = 3
+    """Number of layers."""
+    noise: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Probability with which a feature is set to zero."""
+    ridge: PositiveFloat = 1e-5
+    """Added to the diagonal of the expected scatter matrix, a sum over samples."""
+    targets: PositiveInt | None = None
+    """Reconstruct the most frequent features, so many, each from random subsets of as many: memory
+    grows with their square in place of that of all features. By default all from all."""
+
+
 Learner = RBM | Autoencoder | PSD
 """Layers that learn without labels what a network then goes on with."""
 
@@ -338,6 +358,6 @@ def has_weights(layer: Any) -> bool:
 
 Net = DBN | Network
 Model = Annotated[
-    Learner | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
+    Learner | MSDA | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
 ]
 Trainable = Model | AssociativeMemory  #: what one training trains

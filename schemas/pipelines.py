@@ -8,15 +8,17 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import Autoencoder, GenerativeDBN, Layered, Model
+from deepstrata.schemas.models import MSDA, Autoencoder, GenerativeDBN, Layered, Model
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     Encode,
     Evaluate,
     FineTune,
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -25,15 +27,25 @@ from deepstrata.schemas.stages import (
     decides,
 )
 
-#: Stages that others go on from.
-Start = Pretrain | Transfer | FineTune
+#: Stages that others go on from, and those that do.
+Start = Solve | Pretrain | Transfer | FineTune
+Using = FineTune | Evaluate | CrossDomain | Encode
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 #: Without dots, which separate a stage from its field in ``replace``.
 STAGE_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 #: Names that a run gives to stages of its own.
 RESERVED = ("ingest", "inspect")
 #: Stages come in this order; those of one rank may be mixed.
-RANKS = {Apply: 0, Split: 1, Scale: 2, Standardise: 2, Transfer: 3, Pretrain: 4, FineTune: 4}
+RANKS = {
+    Apply: 0,
+    Split: 1,
+    Scale: 2,
+    Standardise: 2,
+    Transfer: 3,
+    Solve: 4,
+    Pretrain: 4,
+    FineTune: 4,
+}
 ONCE = (Split, Transfer, Report)
 
 
@@ -66,9 +78,10 @@ class Pipeline(Document):
         self._check_order()
         self._check_scaling()
         for stage in self.stages:
-            if isinstance(stage, FineTune | Evaluate | Encode):
+            if isinstance(stage, Using):
                 self._check_start(stage)
-            if self.classes_of(stage) is not None and self.source.labels is None:
+            learns_labels = isinstance(stage, CrossDomain) or self.classes_of(stage) is not None
+            if learns_labels and self.source.labels is None:
                 raise ValueError(
                     f"stage {stage.name!r} needs labels, and the source names none: "
                     "set its labels=... to the variable with the class numbers"
@@ -122,38 +135,50 @@ class Pipeline(Document):
                     f"{transfer.name}.scaling='own'"
                 )
 
-    def _check_start(self, stage: FineTune | Evaluate | Encode) -> None:
+    def _check_start(self, stage: Using) -> None:
         model = self.model_of(stage)
         if isinstance(stage, FineTune):
-            if not classifies(model) and not isinstance(model, Autoencoder):
-                raise ValueError(
-                    f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                    "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                    "Softmax(classes=...), an Autoencoder or a GenerativeDBN"
-                )
-            if stage.gibbs_steps and not isinstance(model, GenerativeDBN):
-                raise ValueError(
-                    f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a "
-                    "model without a memory, which learns by backpropagation; leave it out, or "
-                    "make the model a GenerativeDBN"
-                )
-            try:
-                stage.factors(model)
-            except ValueError as error:
-                raise ValueError(f"stage {stage.name!r}: learning_rates: {error}") from None
-        start = self.start_of(stage)
-        if isinstance(stage, Evaluate) and isinstance(start, Transfer) and not classifies(model):
-            raise ValueError(
-                f"stage {stage.name!r}: the layers that stage {start.name!r} takes classify "
-                "nothing yet; put a FineTune between"
-            )
+            self._check_tuning(stage, model)
+        if isinstance(stage, Evaluate):
+            self._check_measurable(stage, model)
         if isinstance(stage, Encode) and stage.layer is not None:
-            layers = _depth(start, model)
+            layers = _depth(self.start_of(stage), model)
             if stage.layer >= layers:
                 raise ValueError(
                     f"stage {stage.name!r}: layer={stage.layer} is not there; the model it encodes "
                     f"with has the layers 0 to {layers - 1}"
                 )
+
+    def _check_tuning(self, stage: FineTune, model: Model) -> None:
+        if not classifies(model) and not isinstance(model, Autoencoder):
+            raise ValueError(
+                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
+                "to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                "Softmax(classes=...), an Autoencoder or a GenerativeDBN"
+            )
+        if stage.gibbs_steps and not isinstance(model, GenerativeDBN):
+            raise ValueError(
+                f"stage {stage.name!r}: gibbs_steps={stage.gibbs_steps} has no effect on a "
+                "model without a memory, which learns by backpropagation; leave it out, or "
+                "make the model a GenerativeDBN"
+            )
+        try:
+            stage.factors(model)
+        except ValueError as error:
+            raise ValueError(f"stage {stage.name!r}: learning_rates: {error}") from None
+
+    def _check_measurable(self, stage: Evaluate, model: Model) -> None:
+        if isinstance(model, MSDA):
+            raise ValueError(
+                f"stage {stage.name!r}: an MSDA neither classifies nor reconstructs; measure what "
+                "its codes are worth with CrossDomain(domain=...)"
+            )
+        start = self.start_of(stage)
+        if isinstance(start, Transfer) and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: the layers that stage {start.name!r} takes classify "
+                "nothing yet; put a FineTune between"
+            )
 
     def _check_validation(self, stage: Pretrain | FineTune) -> None:
         """Check that there is something for the ends of epochs to decide by."""
@@ -187,7 +212,7 @@ class Pipeline(Document):
                 )
             written[stage.path] = stage.name
 
-    def start_of(self, stage: FineTune | Evaluate | Encode) -> Start | None:
+    def start_of(self, stage: Using) -> Start | None:
         """Return the stage whose trained model ``stage`` goes on from; None for a fresh model.
 
         Raises
@@ -217,7 +242,7 @@ class Pipeline(Document):
         """Return the model that ``stage`` trains, measures or encodes with."""
         if isinstance(stage, Start) and stage.model is not None:
             return stage.model
-        if isinstance(stage, FineTune | Evaluate | Encode):
+        if isinstance(stage, Using):
             start = self.start_of(stage)
             if isinstance(start, Transfer) and not isinstance(stage, FineTune):
                 return start.trunk
@@ -286,6 +311,8 @@ class Pipeline(Document):
 
 def _depth(start: Start | None, model: Model) -> int:
     """Return how many layers a trained model has whose output can be the code."""
+    if isinstance(model, MSDA):
+        return model.depth
     if isinstance(model, Autoencoder):
         return len(model.encoder)
     if isinstance(start, Pretrain) and not isinstance(model, GenerativeDBN):

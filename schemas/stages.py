@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
+    PositiveFloat,
     PositiveInt,
     Tag,
     WithJsonSchema,
@@ -20,6 +21,7 @@ from pydantic import (
 
 from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.models import (
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -207,7 +209,7 @@ class Pretrain(_Train):
         """The layers at the bottom that need no labels, in the order of their training.
 
         Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
-        generative net its RBMs and its memory.
+        generative net its RBMs and its memory. Of an MSDA none: a ``Solve`` finds its weights.
         """
         if isinstance(self.model, Autoencoder):
             return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
@@ -215,14 +217,15 @@ class Pretrain(_Train):
             return (*self.model.layers, self.model.memory)
         if isinstance(self.model, Layered):
             return tuple(_bottom(self.model.layers, Learner))
-        return (self.model,)
+        return () if isinstance(self.model, MSDA) else (self.model,)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if not self.pretrained:
             raise ValueError(
                 "expected a model whose first layer is an RBM, an Autoencoder or a PSD: there is "
-                "nothing to pretrain; FineTune(model=...) trains one from fresh weights"
+                "nothing to pretrain; FineTune(model=...) trains one from fresh weights, and "
+                "Solve(model=...) an MSDA"
             )
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
@@ -329,6 +332,39 @@ class FineTune(_Train):
         return tuple(found.get(i, 1.0) for i in range(len(model.layers)))
 
 
+class Solve(_Stage):
+    """Find the weights of a model in closed form, by one pass over the data for each layer."""
+
+    kind: Literal["solve"] = "solve"
+    model: MSDA
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("train",)
+    """Parts whose features are used. Labels never are, so adaptation may use all of them."""
+
+
+class CrossDomain(_Stage):
+    """Train a linear classifier on each domain's labels, and test it on every domain.
+
+    A linear SVM learns from the training part of one domain, from the features as they are and from
+    the codes of a trained model, and is measured on the test part of all. ``transfer_ratio`` is the
+    mean over pairs of different domains of ``e(source, target) / e_raw(target, target)``: of the
+    error after transfer to that of an SVM trained on the target's own labels and plain features
+    (Glorot, Bordes, Bengio 2011). 1 means that nothing is lost by the transfer.
+    """
+
+    kind: Literal["cross_domain"] = "cross_domain"
+    domain: str
+    """Variable along the samples that holds whole numbers, best with CF ``flag_meanings``."""
+    start: str | None = None
+    """Name of the stage that trained the model; the nearest one above by default."""
+    costs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3, 1e-2)
+    """Weights of the errors (the C of an SVM) from which cross-validation within the training part
+    of the source chooses."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Of the cross-validation."""
+    samples: PositiveInt = 2000
+    """Most training samples a domain may have: one task learns from all of them, in memory."""
+
+
 class Evaluate(_Stage):
     """Measure a trained model on parts of the data."""
 
@@ -368,9 +404,11 @@ Stage = Annotated[
     | Scale
     | Standardise
     | Transfer
+    | Solve
     | Pretrain
     | FineTune
     | Evaluate
+    | CrossDomain
     | Encode
     | Report,
     Field(discriminator="kind"),

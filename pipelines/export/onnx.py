@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from deepstrata.ops import models, pretraining, psd
 from deepstrata.ops.autoencoder import AutoencoderParams
+from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.updown import GenerativeParams
@@ -22,7 +23,9 @@ from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
 from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.layers import Dense
 from deepstrata.schemas.models import (
+    MSDA,
     RBM,
     Autoencoder,
     GenerativeDBN,
@@ -80,6 +83,17 @@ def _(
 ) -> dict[str, str]:
     code = write(model, params.encoder, x, (visible,), graph)
     return {CODE: as_rows(graph, code, shape_after(model, (visible,)))}
+
+
+@outputs.register
+def _(
+    model: MSDA, params: tuple[DenseParams, ...], x: str, visible: int, graph: Nodes
+) -> dict[str, str]:
+    made = [x]
+    for own in params:
+        inputs, units = own.weights.shape
+        made.append(write(Dense(units=units, activation="tanh"), own, made[-1], (inputs,), graph))
+    return {CODE: graph.call("Concat", *made, axis=1)}
 
 
 @write.register

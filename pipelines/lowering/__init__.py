@@ -3,16 +3,26 @@
 ``lower`` chooses by the declaration's type; each file adds its rules to the table.
 """
 
-from deepstrata.pipelines.lowering import codes, evaluation, fitting, statistics, transferring
+from deepstrata.pipelines.lowering import (
+    codes,
+    cross_domain,
+    evaluation,
+    fitting,
+    solving,
+    statistics,
+    transferring,
+)
 from deepstrata.pipelines.lowering.fitting import save_final_model
 from deepstrata.pipelines.lowering.table import lower
 
 __all__ = [
     "codes",
+    "cross_domain",
     "evaluation",
     "fitting",
     "lower",
     "save_final_model",
+    "solving",
     "statistics",
     "transferring",
 ]

@@ -19,7 +19,7 @@ from deepstrata.schemas.datasets import FileSource, Variable, ZarrSource
 from deepstrata.schemas.errors import BadShardError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.pipelines import Pipeline
-from deepstrata.schemas.stages import Split
+from deepstrata.schemas.stages import CrossDomain, Split
 from deepstrata.storage import layout, stores
 from deepstrata.storage.covering import covered, decoded_rows
 from deepstrata.storage.ingest import describe_source
@@ -167,7 +167,8 @@ def _of_files(pipeline: Pipeline) -> Data:
 
 def _names(pipeline: Pipeline, split: Split | None) -> list[str]:
     source = pipeline.source
-    named = (source.features, source.mask, source.labels, split.by if split else None)
+    domains = [stage.domain for stage in pipeline.stages if isinstance(stage, CrossDomain)]
+    named = (source.features, source.mask, source.labels, split.by if split else None, *domains)
     return list(dict.fromkeys(name for name in named if name is not None))
 
 

@@ -7,11 +7,12 @@ import math
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import models, pretraining
+from deepstrata.ops import marginalised, models, pretraining
 from deepstrata.pipelines.context import PASS_SHARDS
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.lowering.fitting import stores_activations
+from deepstrata.pipelines.lowering.solving import RUNS, runs_of
 from deepstrata.pipelines.planning import memory
 from deepstrata.pipelines.planning.data import Data, Reading, look
 from deepstrata.pipelines.planning.memory import Weights
@@ -28,12 +29,14 @@ from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     Encode,
     Evaluate,
     FineTune,
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -153,6 +156,32 @@ def _(stage: Scale | Standardise, pipeline: Pipeline, found: Data) -> list[Step]
     # Moments are summed as float64, of three kinds.
     peak = memory.pass_peak(found, found.visible, copies=3)
     return [_pass(stage.name, found, peak, merges=True)]
+
+
+@estimate.register
+def _(stage: Solve, pipeline: Pipeline, found: Data) -> list[Step]:
+    model, steps, below = stage.model, list[Step](), 0
+    units, runs = marginalised.width(model, found.visible), len(runs_of(found.grid))
+    for i, layer in enumerate(marginalised.shapes(model, found.visible)):
+        inputs = layer.weights.shape[0]
+        subsets = -(-inputs // units)
+        subset = -(-inputs // subsets)
+        columns = inputs if subsets == 1 else subset + units
+        peak = memory.solving_peak(found, inputs, units, columns, subset, min(runs, RUNS))
+        steps.append(
+            Step(
+                f"{stage.name}/layer-{i}",
+                len(found.grid),
+                tasks=subsets * (2 * runs + 2) + (2 * runs + 1) * (subsets > 1),
+                graph_tasks=2 * runs + 2,
+                bytes_written=2 * nbytes(layer),
+                peak=peak + below,
+                weights=nbytes(layer) // 4,
+                **_read(found.reading(), subsets + (subsets > 1)),
+            )
+        )
+        below += nbytes(layer)
+    return steps
 
 
 @estimate.register
@@ -332,6 +361,15 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     tasks = 2 * shards + shards // FAN_IN + 1
     graph = min(tasks, 3 * PASS_SHARDS)
     return [Step(stage.name, shards, tasks=tasks, graph_tasks=graph, peak=peak, **_read(reading))]
+
+
+@estimate.register
+def _(stage: CrossDomain, pipeline: Pipeline, found: Data) -> list[Step]:
+    width = models.code_width(pipeline.model_of(stage), found.visible)
+    peak = memory.svm_peak(found, min(stage.samples, found.samples), width)
+    step = _pass(stage.name, found, peak, merges=True)
+    # Domains are counted, learned from (features and codes each read the training part), tested.
+    return [step._replace(tasks=3 * step.tasks, **_read(found.reading(), 3))]
 
 
 @estimate.register

@@ -74,6 +74,27 @@ def training_peak(
     )
 
 
+def solving_peak(data: Data, inputs: int, units: int, columns: int, subset: int, runs: int) -> int:
+    """Return the peak of a layer solved in closed form, with all of its sums in one worker.
+
+    ``inputs`` of the layer, ``units`` that it gives, ``columns`` summed over for a ``subset``.
+    """
+    sums = 4 * subset * columns
+    # In float64 the scatter matrix, the right sides, the solution, and copies of LAPACK's own.
+    solution = 16 * (subset + 1) ** 2 + 24 * (subset + 1) * units
+    return (
+        reading_bytes(data)
+        + 8 * data.shard_rows * (inputs + columns)
+        + max((runs + 1) * sums, sums + solution)
+    )
+
+
+def svm_peak(data: Data, samples: int, width: int) -> int:
+    """Return the peak of a machine trained on ``samples`` samples of ``width`` features."""
+    # The samples as they arrive and put together; in float64 their products and short forms.
+    return pass_peak(data, width) + 8 * samples * width + 8 * 8 * samples**2
+
+
 def pass_peak(data: Data, width: int, copies: int = 1) -> int:
     """Return the peak of a pass that makes ``width`` numbers of every sample of a shard."""
     return reading_bytes(data) + 8 * copies * data.shard_rows * max(width, data.visible)

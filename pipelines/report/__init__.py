@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array
 from deepstrata.storage import stores
@@ -44,6 +45,8 @@ class Report(NamedTuple):
     code_labels: Array | None = None
     """``(N,)``: class numbers, or floats for a continuous scale."""
     code_labels_name: str = ""
+    transfers: tuple[tuple[str, Transfer], ...] = ()
+    """Stages that compare domains, each with what it found."""
 
 
 def write_report(report: Report, path: str) -> str:

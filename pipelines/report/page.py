@@ -24,13 +24,21 @@ from deepstrata.pipelines.report.pictures import (
     image_grid,
     line_tiles,
 )
+from deepstrata.pipelines.report.transfer import transfer_table
 from deepstrata.pipelines.visualize import draw_pipeline
 from deepstrata.schemas.runs import RunManifest, StageRecord
 
 if TYPE_CHECKING:
     import xarray as xr
 
-HEADLINES = ("test_error", "validation_error", "test_squared_error", "validation_squared_error")
+HEADLINES = (
+    "test_error",
+    "validation_error",
+    "test_squared_error",
+    "validation_squared_error",
+    "transfer_ratio",
+    "raw_transfer_ratio",
+)
 MEASURED = ("train", "validation", "test")
 DOT = "\N{MIDDLE DOT}"
 
@@ -232,6 +240,19 @@ def _classes(report: Report) -> Markup:
     return _section(title, tag("div", *columns, class_="columns")) if columns else Markup("")
 
 
+def _transfer(report: Report) -> Markup:
+    parts: list[Markup] = []
+    for name, found in report.transfers:
+        if len(report.transfers) > 1:
+            parts.append(tag("h3", _words(name)))
+        tables = [
+            tag("div", transfer_table(found, seen), class_="scroll", tabindex="0")
+            for seen in found.errors
+        ]
+        parts.append(tag("div", *tables, class_="columns"))
+    return _section("Transfer between domains", *parts)
+
+
 def _results(report: Report) -> Markup:
     """Return the metrics as a table: what was measured down, the parts of the data across."""
     table: dict[str, dict[str, str]] = {}
@@ -325,6 +346,7 @@ PARTS: tuple[Callable[[Report], Markup], ...] = (
     _reconstructions,
     _generated,
     _classes,
+    _transfer,
     _results,
     _time,
     _again,

@@ -100,7 +100,10 @@ def open_svmlight(
             stop = min(start + rows, samples)
             told = {name: column.values[start:stop] for name, column in columns.items()}
             values = np.zeros((stop - start, width), np.float32)
-            yield _filled(values, islice(lines, stop - start), base, labels) | told
+            rows_read = _filled(values, islice(lines, stop - start), base, labels)
+            if options.binary:
+                np.not_equal(values, 0, out=values)
+            yield rows_read | told
 
     return Content(with_columns(xr.Dataset(variables), columns, dim), dim, blocks)
 

@@ -35,6 +35,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.models import (
     DBN,
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -54,6 +55,7 @@ MODELS = {
     "linear rbm": (RBM(hidden=5, hidden_units="gaussian"), (7,)),
     "autoencoder": (Autoencoder(encoder=(Dense(units=5), Dense(units=3)), tied=True), (4, 3)),
     "psd": (PSD(atoms=5), (4, 3)),
+    "msda": (MSDA(depth=2, targets=4), (4, 3)),
     "pretrained psd": (Network(layers=(PSD(atoms=5), PSD(atoms=3))), (7,)),
     "psd below a softmax": (Network(layers=(PSD(atoms=5), Softmax(classes=3))), (7,)),
     "pretrained dbn": (DBN(layers=(RBM(hidden=5), RBM(hidden=4))), (7,)),
@@ -111,7 +113,12 @@ CASES = MODELS | {
 def trained(model: Any, shape: tuple[int, ...]) -> TrainedEncoder:
     """Return a model with weights and biases that are nowhere 0, behind two affines."""
     random, visible = np.random.default_rng(5), int(np.prod(shape))
-    drawn = models.init(model, visible, Key(1))
+    if isinstance(model, MSDA):  # it is solved, and has no fresh weights
+        drawn = tree_map(
+            lambda spec: np.zeros(spec.shape, spec.dtype), models.shapes(model, visible)
+        )
+    else:
+        drawn = models.init(model, visible, Key(1))
 
     def noisy(leaf: np.ndarray) -> np.ndarray:
         return (leaf + 0.3 * random.standard_normal(leaf.shape) * (leaf != 0)).astype(np.float32)
@@ -188,7 +195,7 @@ IN_TORCH = [
     for name in CASES
     if not any(
         s in name
-        for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd", "generative")
+        for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd", "msda", "generative")
     )
 ]
 

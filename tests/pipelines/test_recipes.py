@@ -10,6 +10,7 @@ from distributed import Client
 from deepstrata.pipelines.loading import load_pipeline
 from deepstrata.pipelines.recipes.digits_mnist16 import shrink
 from deepstrata.pipelines.run import run
+from deepstrata.storage import sealed
 from deepstrata.storage.formats import FORMATS
 
 
@@ -52,6 +53,25 @@ def test_climate_codes_keep_their_times(client: Client, out: str, shared_data) -
     assert done.codes.attrs["title"] == air.attrs["title"]
     again = done.model.encode(air.isel(time=slice(100, 110)))
     np.testing.assert_allclose(again, done.codes["code"][100:110], atol=1e-5)
+
+
+def test_reviews_are_read_by_domain_and_part(client: Client, out: str, tmp_path: Path) -> None:
+    for d, domain in enumerate(("books", "dvd", "electronics", "kitchen")):
+        for part, samples in (("train", 12), ("test", 8)):
+            lines = [f"{'+-'[i % 2]}1 {i % 2}:2 {d + 2}:{i + 1}" for i in range(samples)]
+            (tmp_path / f"{domain}_{part}.svmlight").write_text("\n".join(lines))
+    pipeline = load_pipeline("adapt-amazon", str(tmp_path)).replace(
+        **{"source.options.features": 50, "msda.model.depth": 1, "cross_domain.folds": 2}
+    )
+    done = run(pipeline, client, out=out)
+    inspected = next(r for r in done.manifest.stages if r.name == "inspect")
+    assert inspected.metrics["train_samples"] == 48
+    assert inspected.metrics["test_samples"] == 32
+    table = sealed.read(f"{out}/stages/cross_domain/transfer.json")
+    assert table["domains"] == ["books", "dvd", "electronics", "kitchen"]
+    assert table["errors"]["features"] == [[0.0] * 4] * 4
+    words = xr.open_zarr(f"{out}/data.zarr", consolidated=False)["features"].values
+    assert set(np.unique(words)) == {0.0, 1.0}
 
 
 def test_pixels_are_averaged_over_areas() -> None:

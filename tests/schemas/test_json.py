@@ -17,7 +17,7 @@ from deepstrata.schemas.datasets import (
     ZarrSource,
 )
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN, Model
+from deepstrata.schemas.models import DBN, MSDA, RBM, AssociativeMemory, GenerativeDBN, Model
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -33,6 +33,7 @@ from deepstrata.schemas.pipelines import RESERVED, Pipeline
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -40,6 +41,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Standardise,
 )
@@ -182,6 +184,14 @@ def rbms(visible: str = "bernoulli") -> st.SearchStrategy[RBM]:
     )
 
 
+SOLVES = st.builds(
+    Solve,
+    model=st.builds(
+        MSDA, depth=COUNTS, noise=st.floats(0.01, 0.99), ridge=POSITIVE, targets=MAYBE | COUNTS
+    ),
+)
+
+
 @st.composite
 def stacks(draw: st.DrawFn) -> Model:
     first = draw(rbms("gaussian") | rbms())
@@ -220,7 +230,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     scales = st.builds(Scale, minimum=MAYBE | st.floats(-9, 0), maximum=MAYBE | st.floats(1, 9))
     prepared += draw(st.lists(scales | st.builds(Standardise, epsilon=POSITIVE), max_size=2))
     dictionaries = st.builds(Pretrain, model=DICTIONARIES, optimiser=OPTIMISERS, **TRAINING)
-    trained = [*draw(st.lists(dictionaries, max_size=1)), draw(pretrains())]
+    trained = [*draw(st.lists(dictionaries | SOLVES, max_size=1)), draw(pretrains())]
     trained += draw(
         st.lists(
             st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),
@@ -229,6 +239,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
     parts = st.lists(st.sampled_from(["train", "validation", "test"]), min_size=1, max_size=3)
     used = draw(st.lists(st.builds(Evaluate, parts=parts.map(tuple)), max_size=2))
+    used += draw(st.lists(st.builds(CrossDomain, domain=TEXT, samples=COUNTS), max_size=1))
     used += draw(st.lists(st.builds(Encode, layer=MAYBE | st.just(0)), max_size=1))
     used += draw(st.lists(st.builds(Report, examples=COUNTS), max_size=1))
     stages = [*prepared, *trained, *used]

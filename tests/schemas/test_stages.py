@@ -11,6 +11,7 @@ from deepstrata.schemas._base import explain
 from deepstrata.schemas.layers import Dense, Dropout, Softmax
 from deepstrata.schemas.models import (
     DBN,
+    MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
@@ -21,6 +22,7 @@ from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
+    CrossDomain,
     EarlyStopping,
     Encode,
     Evaluate,
@@ -28,6 +30,7 @@ from deepstrata.schemas.stages import (
     Pretrain,
     Report,
     Scale,
+    Solve,
     Split,
     Stage,
     Standardise,
@@ -45,9 +48,11 @@ STAGES = [
     FineTune(start="pretrain", epochs=0, checkpoint_rounds=5),
     FineTune(model=STACK, optimiser=Adam(), learning_rates={"0": 0, "2": 0.5}),
     FineTune(early_stopping=EarlyStopping(patience=2, min_delta=0.5), keep="best", metric="error"),
+    Solve(model=MSDA(depth=5, noise=0.9, targets=100), parts=("train", "test")),
     Transfer(run="runs/a", model=STACK),
     Transfer(run="s3://bucket/a", model=STACK, layers=2, scaling="own"),
     Evaluate(parts=("test",)),
+    CrossDomain(domain="genre", costs=(0.1, 1.0), folds=3),
     Encode(path="codes.zarr", layer=0),
     Report(examples=4),
 ]

@@ -55,6 +55,16 @@ LINES = """# a comment
 """
 
 
+def test_whether_a_word_occurs_may_be_all_that_is_kept(tmp_path: Path) -> None:
+    content = "1 0:3 2:0\n0 1:-0.5\n"
+    path = text(tmp_path / "binary" / "a.svm", content)
+    assert ingested(text(tmp_path / "a.svm", content)).features.values.tolist() == [
+        [3, 0, 0],
+        [0, -0.5, 0],
+    ]
+    assert ingested(path, binary=True).features.values.tolist() == [[1, 0, 0], [0, 1, 0]]
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_comments_queries_and_empty_lines_are_left_out(tmp_path: Path, suffix: str) -> None:
     found = ingested(text(tmp_path / f"a.txt{suffix}", LINES), features=4)
