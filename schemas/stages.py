@@ -1,25 +1,22 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Callable, Iterator
-from importlib import import_module
+from collections.abc import Iterator
 from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
-    BeforeValidator,
     Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
-    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     Tag,
-    WithJsonSchema,
     model_validator,
 )
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.functions import Argument, Function
 from deepstrata.schemas.models import (
     MSDA,
     RBM,
@@ -38,50 +35,6 @@ from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Part = Literal["train", "validation", "test"]
-
-
-def _import(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    module, _, name = value.partition(":")
-    if not name:
-        raise ValueError("expected a function or 'module:name'")
-    try:
-        return getattr(import_module(module), name)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot import {value!r}: {error}") from None
-
-
-def _module_level(value: Any) -> Any:
-    value = _import(value)
-    name = getattr(value, "__qualname__", "")
-    if not callable(value) or "<" in name or "." in name or not name:
-        raise ValueError(
-            "expected a function defined with def at the top level of a module, so that workers "
-            "can find it by its name"
-        )
-    return value
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return f"{function.__module__}:{function.__qualname__}"
-
-
-Function = Annotated[
-    Callable[..., Any],
-    BeforeValidator(_module_level),
-    PlainSerializer(_name_of, return_type=str),
-    WithJsonSchema({"type": "string", "description": "module:name"}),
-]
-
-
-def _plain(value: Any) -> Any:
-    if not isinstance(value, str | int | float | bool | None):
-        raise ValueError("expected text, a number, a boolean or None")
-    return value
-
-
-Argument = Annotated[str | int | float | bool | None, BeforeValidator(_plain)]
 
 
 class _Stage(Declaration):

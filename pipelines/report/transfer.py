@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepstrata.pipelines.report.classes import SHADES
 from deepstrata.pipelines.report.markup import Markup, tag
 from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.trees import Array
 
-SHADES = 8  #: classes of the style sheet, wrong1 to wrong8
 LOST = 2.0  #: ratio from which a cell has the darkest shade
 
 
