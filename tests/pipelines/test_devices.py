@@ -3,6 +3,8 @@
 It has no more than the standard, refuses to mix with NumPy, and gives NumPy's bits.
 """
 
+import sys
+
 import array_api_strict
 import pytest
 from distributed import Client
@@ -25,16 +27,11 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         moved.add(type(x).__module__.partition(".")[0])
         return array_api_strict.asarray(x)
 
-    for module in (backend, models_of_ops()):
-        monkeypatch.setattr(module, "device_array", device_array)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("deepstrata.ops") and hasattr(module, "device_array"):
+            monkeypatch.setattr(module, "device_array", device_array)
     monkeypatch.setattr(environment, "cuda_device", lambda: "array-api-strict")
     return moved
-
-
-def models_of_ops() -> object:
-    from deepstrata.ops import models
-
-    return models
 
 
 @pytest.mark.parametrize("strategy", [None, Synchronous(batch=15, shards=2)], ids=str)

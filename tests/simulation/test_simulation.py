@@ -150,7 +150,7 @@ def _commit_early(commit: Any) -> Any:
 def test_a_prune_that_removes_the_newest_is_found(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def prune(directory: str, keep: int) -> None:
+    def prune(directory: str, keep: int, needs: object) -> None:
         for name in checkpoints._numbered(directory)[keep - 1 :]:
             stores.remove(stores.join(directory, name, checkpoints.DOCUMENT))
 

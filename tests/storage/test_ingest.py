@@ -329,7 +329,7 @@ def test_a_store_gets_the_default_layout(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
-    known = "csv, digits, hdf5, idx, images, netcdf, npy, npz, svmlight, wav, zarr"
+    known = "csv, digits, hdf5, idx, images, netcdf, npy, npz, patches, svmlight, wav, zarr"
     assert known == ", ".join(sorted(FORMATS))
     for action in (
         lambda: ingest("parquet", "x", str(tmp_path / "d")),
@@ -345,6 +345,11 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, format: str) -> None:
     with pytest.raises(StorageError, match="absent"):
         ingest(format, str(tmp_path / "absent"), str(tmp_path / "d"))
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("format", sorted(set(FORMATS) - {"digits", "patches"}))
+def test_a_format_without_data_of_its_own_wants_a_source(tmp_path: Path, format: str) -> None:
     with pytest.raises(SchemaError, match="found (none|None)"):
         ingest(format, None, str(tmp_path / "d"))
     assert not (tmp_path / "d").exists()
