@@ -1,5 +1,6 @@
 """Fixtures of the engine's tests."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import pytest
 from distributed import Client
 from support import SHARD, bars
 
+from deepstrata.pipelines import cluster
 from deepstrata.pipelines.cluster import connect
+
+# Processes that run tests side by side do not look for a free port at the same moment.
+cluster.DASHBOARD_PORT += int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 @pytest.fixture(scope="session")
