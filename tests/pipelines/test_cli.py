@@ -329,7 +329,7 @@ from deepstrata.pipelines.cli import main
 from deepstrata.storage import runs
 
 def work(pipeline, client, *, out, observer):
-    futures = client.map(time.sleep, [60] * 4, pure=False)
+    futures = client.map(time.sleep, [600] * 4, pure=False)
     open(os.environ["BEGUN"], "w").close()
     client.gather(futures)
 
@@ -353,7 +353,7 @@ def test_ctrl_c_reaches_the_whole_job_and_ends_quietly(pipeline_file: str, tmp_p
         time.sleep(0.1)
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode == 130, errors
     # Not a word from the workers: they were never told.
     assert errors.splitlines() == ["interrupted before the run began; nothing is kept"]
