@@ -323,7 +323,7 @@ def test_from_pipeline_to_verified_runs(pipeline_file: str, tmp_path: Path) -> N
 
 
 STOPPED = """
-import os, time
+import os, signal, time
 from deepstrata.pipelines import run
 from deepstrata.pipelines.cli import main
 from deepstrata.storage import runs
@@ -335,6 +335,8 @@ def work(pipeline, client, *, out, observer):
 
 run.run = work
 if __name__ == "__main__":
+    # What a shell starts in the background without job control ignores it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()
 """
 
