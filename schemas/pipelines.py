@@ -162,6 +162,11 @@ class Pipeline(Document):
                 "model without a memory, which learns by backpropagation; leave it out, or "
                 "make the model a GenerativeDBN"
             )
+        if stage.labelled and not classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: labelled={stage.labelled} draws labels, and an Autoencoder "
+                "learns without any; leave it out"
+            )
         try:
             stage.factors(model)
         except ValueError as error:

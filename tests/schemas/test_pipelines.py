@@ -382,3 +382,13 @@ def test_a_stage_is_found_by_name() -> None:
     assert str(refused.value) == (
         "pipeline 'p': no stage 'spilt'; it has: apply, split, pretrain, finetune, evaluate, encode"
     )
+
+
+def test_few_labels_need_a_model_that_learns_classes() -> None:
+    model = Autoencoder(encoder=(Dense(units=3),))
+    with pytest.raises(ValidationError, match="labelled=5 draws labels, and an Autoencoder learns"):
+        Pipeline(
+            name="few",
+            source=ZarrSource(path="a.zarr", features="x"),
+            stages=(FineTune(model=model, labelled=5),),
+        )
