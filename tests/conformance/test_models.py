@@ -239,7 +239,9 @@ class TestModel:
         codes = models.encode(model, params, x)
         assert codes.shape[0] == N
         assert codes.dtype == np.float32
-        np.testing.assert_allclose(models.encode(model, params, x[3:5]), codes[3:5], rtol=1e-5)
+        # Codes that are found in many steps are of size 1 and may end close to 0.
+        alone = models.encode(model, params, x[3:5])
+        np.testing.assert_allclose(alone, codes[3:5], rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("masked", [False, True])
     def test_evaluations_of_parts_add_up(self, model, masked):
