@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 from array_api_compat import device
 
-from deepstrata.ops import chain, initial, layers
+from deepstrata.ops import chain, initial, layers, preprocess
 from deepstrata.ops.backend import Backend, Scratch, namespace
 from deepstrata.ops.dense import DenseParams
-from deepstrata.ops.layers import Pass, as_rows
+from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
@@ -179,7 +179,7 @@ def _decoder_params(params: AutoencoderParams) -> tuple[Tree, ...]:
 def _through(net: Sequence[Any], params: Sequence[Tree], x: Array) -> Array:
     nothing_drawn = namespace(x).zeros((0,))
     at = chain.passes(len(net), nothing_drawn, None, Scratch())
-    return as_rows(chain.forward(net, params[: len(net)], x, at)[0])
+    return preprocess.flatten(chain.forward(net, params[: len(net)], x, at)[0])
 
 
 def shaped(model: Autoencoder, x: Array) -> Array:

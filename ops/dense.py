@@ -1,4 +1,4 @@
-"""Fully connected layers: forward, backward, and the losses at the end.
+"""Fully connected layers: forward, gradient, activations, and the loss of classes.
 
 Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K classes.
 """
@@ -93,33 +93,6 @@ def forward(activation: str, params: DenseParams, x: Array, out: Array | None = 
     return ACTIVATIONS[activation][0](product(x, params.weights, out), params.bias)
 
 
-def backward(
-    activation: str,
-    params: DenseParams,
-    h: Array,
-    delta: Array,
-    below: Array | None = None,
-) -> Array:
-    """Return derivatives by the layer's inputs, which are the outputs ``h`` of the layer below.
-
-    Parameters
-    ----------
-    activation
-        Of the layer below.
-    h
-        (N, I) outputs of the layer below.
-    delta
-        (N, O) derivatives by this layer's weighted inputs.
-    below
-        (N, I), overwritten where given.
-
-    Returns
-    -------
-    (N, I) derivatives by the weighted inputs of the layer below
-    """
-    return ACTIVATIONS[activation][1](product(delta, params.weights.T, below), h)
-
-
 def gradient(x: Array, delta: Array, out: Into | None = None) -> DenseParams:
     """Return a layer's gradient, summed over samples, from inputs (N, I) and deltas (N, O)."""
     bias = namespace(x).sum(delta, axis=0)
@@ -188,13 +161,6 @@ def classification(logits: Array, labels: Array) -> dict[str, Any]:
         "confusion": confusion.astype(np.int64).reshape(classes, classes),
         "n": len(labels),
     }
-
-
-def squared_loss(output: Array, target: Array) -> Loss:
-    """Return half the squared distance of linear outputs (N, O) to their targets (N, O)."""
-    xp = namespace(output)
-    delta = output - target
-    return Loss(0.5 * xp.sum(xp.astype(delta, xp.float64) ** 2), delta, 0)
 
 
 def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:

@@ -20,6 +20,7 @@ from deepstrata.ops import (
     layers,
     marginalised,
     memory,
+    preprocess,
     pretraining,
     psd,
     rbm,
@@ -281,7 +282,7 @@ def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     y, _ = chain.forward(
         net, pretraining.feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn
     )
-    return layers.as_rows(y)
+    return preprocess.flatten(y)
 
 
 def _code_layer(model: Net) -> int:

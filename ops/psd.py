@@ -11,11 +11,11 @@ Letters: N samples, V features, A atoms (rows of W, numbers of a code).
 import math
 from typing import Any, NamedTuple
 
-from deepstrata.ops import initial, layers, sparse_coding
+from deepstrata.ops import initial, layers, preprocess, sparse_coding
 from deepstrata.ops.backend import Backend, Scratch, add_product, namespace, product, store
 from deepstrata.ops.dense import ACTIVATIONS
 from deepstrata.ops.kernels import squared_error
-from deepstrata.ops.layers import Pass, as_rows
+from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
@@ -211,7 +211,7 @@ def _(
 
 @layers.forward.register
 def _(layer: PSD, params: EncoderParams, x: Array, at: Pass) -> tuple[Array, Any]:
-    rows = as_rows(x)
+    rows = preprocess.flatten(x)
     shape = (rows.shape[0], params.bias.shape[0])
     h = bounded(params, rows, at.scratch.empty("bounded", shape, params.weights))
     y = at.scratch.empty("y", shape, params.weights)
@@ -230,7 +230,7 @@ def _(
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
     x, h = saved
-    found = _encoder_gradient(params, as_rows(x), h, delta, out)
+    found = _encoder_gradient(params, preprocess.flatten(x), h, delta, out)
     return (_down(params, x, delta, at) if below else None), found
 
 
@@ -243,5 +243,7 @@ def _(layer: PSD, params: EncoderParams, saved: Any, delta: Array, at: Pass) -> 
 
 def _down(params: EncoderParams, x: Array, delta: Array, at: Pass) -> Array:
     """Return derivatives by the input ``x`` from those by ``x K``."""
-    into = product(delta, params.weights.T, at.scratch.empty("dx", as_rows(x).shape, delta))
+    into = product(
+        delta, params.weights.T, at.scratch.empty("dx", preprocess.flatten(x).shape, delta)
+    )
     return namespace(into).reshape(into, x.shape)

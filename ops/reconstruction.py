@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from array_api_compat import device
 
-from deepstrata.ops import chain, dense
+from deepstrata.ops import chain, dense, preprocess
 from deepstrata.ops.autoencoder import (
     AutoencoderParams,
     BiasParams,
@@ -27,7 +27,6 @@ from deepstrata.ops.autoencoder import (
 from deepstrata.ops.backend import Scratch, add_product, namespace, product, store
 from deepstrata.ops.dense import ACTIVATIONS, DenseParams
 from deepstrata.ops.kernels import sigmoid, squared_error
-from deepstrata.ops.layers import as_rows
 from deepstrata.ops.noise import corrupt
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.schemas.keys import Key, fold
@@ -188,7 +187,7 @@ def _untied(
     )
     code, kept_up = chain.forward(up, params.encoder, shaped(model, task.seen), at_up)
     made, kept_down = chain.forward(down, params.decoder, code, at_down)
-    y, h = as_rows(made), as_rows(code)
+    y, h = preprocess.flatten(made), preprocess.flatten(code)
     if model.loss == "cross_entropy":
         xp = namespace(x)
         y = sigmoid(y, xp.zeros(y.shape[1:], dtype=y.dtype, device=device(y)), out=y)
@@ -201,7 +200,7 @@ def _untied(
         down, params.decoder, kept_down, delta, at_down, into, below=True
     )
     weights = getattr(params.encoder[0], "weights", None)
-    cost, pull = _penalise(model, weights, h, as_rows(by_code))
+    cost, pull = _penalise(model, weights, h, preprocess.flatten(by_code))
     stats["loss"] += cost
     into = out and out._replace(tree=out.tree.encoder)
     _, encoder = chain.backward(up, params.encoder, kept_up, by_code, at_up, into)

@@ -106,10 +106,14 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
         if seen is not None and own.shape[1] != len(seen):
             break  # a layer without weights lies between
         seen = own if seen is None else own @ seen
-        norms = np.linalg.norm(seen, axis=1)
-        strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
-        found.append((f"layer {i + 1}", _picture(context, seen[strongest])))
+        found.append((f"layer {i + 1}", _picture(context, _strongest(seen, count))))
     return tuple(found)
+
+
+def _strongest(weights: Array, count: int) -> Array:
+    """Return the weights (H, ...) of the units whose are largest, in their order."""
+    norms = np.linalg.norm(weights.reshape(len(weights), -1), axis=1)
+    return weights[np.sort(np.argsort(-norms, kind="stable")[:count])]
 
 
 def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
@@ -120,14 +124,9 @@ def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
         return ()
     layer, own = nets[0].model.layers[0], nets[0].params.load()[0]
     if isinstance(layer, Convolution):  # its channels are drawn one below the other
-        pictures = np.moveaxis(own.weights, (-1, -2), (0, 1))
-    elif found := pretraining.filters(own):
-        pictures = _picture(context, found[0])
-    else:
-        return ()
-    norms = np.linalg.norm(pictures.reshape(len(pictures), -1), axis=1)
-    strongest = np.sort(np.argsort(-norms, kind="stable")[:count])
-    return (("layer 1", pictures[strongest]),)
+        return (("layer 1", _strongest(np.moveaxis(own.weights, (-1, -2), (0, 1)), count)),)
+    found = pretraining.filters(own)
+    return (("layer 1", _picture(context, _strongest(found[0], count))),) if found else ()
 
 
 def _with_generated(report: Report, context: Context, count: int) -> Report:

@@ -3,7 +3,6 @@
 from deepstrata.ops.layers import plain, spatial
 from deepstrata.ops.layers.table import (
     Pass,
-    as_rows,
     backward,
     connect,
     fans,
@@ -15,7 +14,6 @@ from deepstrata.ops.layers.table import (
 
 __all__ = [
     "Pass",
-    "as_rows",
     "backward",
     "connect",
     "fans",

@@ -8,11 +8,11 @@ from typing import Any
 
 from array_api_compat import device
 
-from deepstrata.ops import random
-from deepstrata.ops.backend import add_product, namespace, product
+from deepstrata.ops import dense, preprocess, random
+from deepstrata.ops.backend import namespace, product
 from deepstrata.ops.dense import ACTIVATIONS, DenseParams
-from deepstrata.ops.layers.table import Pass, as_rows, backward, forward, specs, through
-from deepstrata.ops.partials import Into, put
+from deepstrata.ops.layers.table import Pass, backward, forward, specs, through
+from deepstrata.ops.partials import Into
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
 from deepstrata.schemas.shapes import Shape
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
@@ -37,9 +37,8 @@ def _(layer: Softmax, params: DenseParams, x: Array, at: Pass) -> tuple[Array, A
 
 
 def _dense(activation: str, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
-    rows = as_rows(x)
-    into = at.scratch.empty("y", (rows.shape[0], params.bias.shape[0]), params.weights)
-    y = ACTIVATIONS[activation][0](product(rows, params.weights, into), params.bias)
+    into = at.scratch.empty("y", (x.shape[0], params.bias.shape[0]), params.weights)
+    y = dense.forward(activation, params, preprocess.flatten(x), into)
     return y, (x, y)
 
 
@@ -55,14 +54,8 @@ def _(
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
     x, y = saved
-    rows = as_rows(x)
     delta = _weighted(layer, delta, y)
-    bias = namespace(x).sum(delta, axis=0)
-    if out is None:
-        found = DenseParams(product(rows.T, delta), bias)
-    else:
-        weights = add_product(rows, delta, out.tree.weights, out.scale, out.keep)
-        found = DenseParams(weights, put(bias, out.tree.bias, out))
+    found = dense.gradient(preprocess.flatten(x), delta, out)
     return (_down(params, x, delta, at) if below else None), found
 
 
@@ -80,14 +73,14 @@ def _weighted(layer: Dense | Softmax, delta: Array, y: Array) -> Array:
 
 def _down(params: DenseParams, x: Array, delta: Array, at: Pass) -> Array:
     """Return derivatives by the input ``x`` from those by the weighted inputs."""
-    shape = as_rows(x).shape
+    shape = preprocess.flatten(x).shape
     into = product(delta, params.weights.T, at.scratch.empty("dx", shape, delta))
     return namespace(into).reshape(into, x.shape)
 
 
 @forward.register
 def _(layer: Flatten, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
-    return as_rows(x), x.shape
+    return preprocess.flatten(x), x.shape
 
 
 @backward.register
@@ -106,7 +99,7 @@ def _(
 @forward.register
 def _(layer: Activation, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
     xp = namespace(x)
-    rows = xp.asarray(as_rows(x), copy=True)
+    rows = xp.asarray(preprocess.flatten(x), copy=True)
     no_bias = xp.zeros((rows.shape[1],), dtype=rows.dtype, device=device(rows))
     y = ACTIVATIONS[layer.function][0](rows, no_bias)
     return xp.reshape(y, x.shape), y
@@ -122,7 +115,7 @@ def _(
     out: Into | None = None,
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
-    slope = ACTIVATIONS[layer.function][1](as_rows(delta), saved)
+    slope = ACTIVATIONS[layer.function][1](preprocess.flatten(delta), saved)
     return namespace(delta).reshape(slope, delta.shape), ()
 
 
@@ -130,7 +123,7 @@ def _(
 def _(layer: Dropout, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
     if at.key is None:
         return x, None
-    xp, rows = namespace(x), as_rows(x)
+    xp, rows = namespace(x), preprocess.flatten(x)
     drawn = random.uniform(at.key, at.rows, rows.shape[1], like=x)
     kept = xp.astype(drawn >= layer.rate, x.dtype) / (1.0 - layer.rate)
     kept = xp.reshape(kept, x.shape)

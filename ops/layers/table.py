@@ -10,7 +10,7 @@ import math
 from functools import singledispatch
 from typing import Any, NamedTuple
 
-from deepstrata.ops.backend import Scratch, namespace
+from deepstrata.ops.backend import Scratch
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.partials import Into
 from deepstrata.schemas.keys import Key
@@ -101,8 +101,3 @@ def through(layer: Any, params: Tree, saved: Any, delta: Array, at: Pass) -> Arr
     Parameters are those of ``backward``.
     """
     return backward(layer, params, saved, delta, at)[0]
-
-
-def as_rows(x: Array) -> Array:
-    """Return (N, ...) as (N, I), a view where the memory allows."""
-    return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:])))
