@@ -104,6 +104,8 @@ class Feed(NamedTuple):
     """What inspection found in the shards, in their order; empty before."""
     labelled: tuple[int, ...] | None = None
     """Rows of the only training samples that take part, rising; None where all do."""
+    learned: tuple[int, ...] = (0,)
+    """Parts whose samples count as training samples."""
 
     def narrow(self, rows: Shard) -> "Feed":
         """Return the feed for some rows alone, so that a task carries no more than it reads.
@@ -205,7 +207,8 @@ def load(
         values = read(feed, shard)
         rows = np.arange(shard.rows)
         if part is not None:
-            rows = rows[codes_of(feed, shard, values) == part]
+            codes = codes_of(feed, shard, values)
+            rows = rows[np.isin(codes, feed.learned if part == 0 else (part,))]
         if part == 0 and feed.labelled is not None:
             rows = rows[np.isin(shard.start + rows, feed.labelled)]
         if order is not None:

@@ -199,6 +199,10 @@ class Pipeline(Document):
                 f"{why}a validation part, found none; add Split(validation=0.1), or Split(by=...) "
                 "with a variable that names each sample's part"
             )
+        if isinstance(stage, Pretrain) and "validation" in stage.parts:
+            raise ValueError(
+                f"{why}samples that are not learned from; take validation out of parts"
+            )
 
     def _check_outputs(self) -> None:
         written: dict[str | None, str] = {}

@@ -156,6 +156,8 @@ class Pretrain(_Train):
     """One for all layers, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
+    parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("train",)
+    """Parts whose features are learned from. Labels are not, so adaptation may use all of them."""
 
     @property
     def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
@@ -184,6 +186,11 @@ class Pretrain(_Train):
             raise ValueError(
                 f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
+            )
+        if self.parts != ("train",) and isinstance(self.model, GenerativeDBN):
+            raise ValueError(
+                f"parts={self.parts}: the memory of a GenerativeDBN learns labels, which are those "
+                "of the training part; leave parts out"
             )
         return self
 

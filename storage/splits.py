@@ -10,11 +10,27 @@ import xarray as xr
 
 from deepstrata.schemas.errors import DataError, SchemaError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.stages import Split
+from deepstrata.schemas.stages import Pretrain, Split
 from deepstrata.storage.shards import Shard, permutation
 
 PARTS = ("train", "validation", "test")
 CODES = {name: code for code, name in enumerate(PARTS)}
+Counts = tuple[tuple[int, int, int], ...]  #: training, validation and test samples of every shard
+
+
+def learned_counts(stage: Pretrain, counts: Counts) -> Counts:
+    """Return the counts with all samples that a stage learns from as those of training.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    parts = [CODES[name] for name in stage.parts]
+    found = tuple((sum(own[part] for part in parts), *own[1:]) for own in counts)
+    if not any(learned for learned, *_ in found):
+        raise DataError(f"stage {stage.name!r}: no samples in {', '.join(stage.parts)}")
+    return found
 
 
 def flags(variable: xr.DataArray | xr.Variable) -> dict[int, str] | None:

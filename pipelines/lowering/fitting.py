@@ -30,6 +30,7 @@ from deepstrata.schemas.stages import FineTune, Pretrain, classifies
 from deepstrata.storage import checkpoints, stores, writing
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
+from deepstrata.storage.splits import PARTS, learned_counts
 
 #: Activations are stored by default while they are not larger than this many bytes ...
 STORE_BYTES = 8 << 30
@@ -57,6 +58,8 @@ def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
 def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     """Return the trainings of a stage, from the bottom up."""
     found, visible, count = [], context.visible, len(stage.pretrained)
+    feed = context.feed._replace(learned=tuple(PARTS.index(name) for name in stage.parts))
+    counts = learned_counts(stage, context.counts)
     for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
@@ -68,9 +71,9 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 settings=Learning(
                     layer, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=context.feed._replace(visible_units=visible_units(layer) if i == 0 else None),
+                feed=feed._replace(visible_units=visible_units(layer) if i == 0 else None),
                 grid=context.grid,
-                counts=context.counts,
+                counts=counts,
                 epochs=stage.epochs,
                 monitor=stage.monitor,
                 every=stage.checkpoint_rounds,

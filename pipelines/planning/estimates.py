@@ -47,7 +47,7 @@ from deepstrata.schemas.stages import (
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.schemas.trees import nbytes
 from deepstrata.storage import stores
-from deepstrata.storage.splits import PARTS
+from deepstrata.storage.splits import PARTS, learned_counts
 
 LARGEST_CHOICE = 8  #: times the declared buffer that is shown beside it
 
@@ -187,6 +187,8 @@ def _(stage: Solve, pipeline: Pipeline, found: Data) -> list[Step]:
 @estimate.register
 def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
+    if found.exact:
+        found = found._replace(counts=learned_counts(stage, found.counts))
     for i, layer in enumerate(stage.pretrained):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
