@@ -24,7 +24,7 @@ from deepstrata.storage.shards import Shard
 #: Shards of one graph in a pass over the data; a pass over more is several graphs.
 PASS_SHARDS = 1024
 #: Fields that never change a result and therefore are no part of a stage's key.
-INERT = frozenset({"checkpoint_rounds"})
+INERT = frozenset({"checkpoint_rounds", "published", "publication"})
 #: Fields that say where something is, not what.
 PATHS = frozenset({"path", "group", "run"})
 

@@ -356,6 +356,11 @@ class Report(_Stage):
     kind: Literal["report"] = "report"
     examples: PositiveInt = 32
     """Filters, reconstructions and samples shown."""
+    published: dict[str, float] = {}
+    """What others have reached, by the run's metric, such as ``{"test_error": 0.0125}``: ``run``,
+    ``show`` and the report show it beside the run's own."""
+    publication: str = ""
+    """Who published it: authors and year."""
 
 
 Stage = Annotated[

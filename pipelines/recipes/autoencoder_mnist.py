@@ -59,7 +59,10 @@ pipeline = Pipeline(
         ),
         Evaluate(pca=30),
         Encode(),
-        Report(),
+        Report(
+            published={"test_squared_error": 3.0, "test_pca_squared_error": 13.87},
+            publication="Hinton & Salakhutdinov 2006",
+        ),
     ),
     seed=0,
 )

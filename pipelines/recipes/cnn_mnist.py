@@ -49,7 +49,7 @@ pipeline = Pipeline(
             strategy=LocalSteps(batch=50, steps=20, shards=2),
         ),
         Evaluate(),
-        Report(),
+        Report(published={"test_error": 0.0095}, publication="LeNet-5, LeCun et al. 1998"),
     ),
     seed=0,
 )

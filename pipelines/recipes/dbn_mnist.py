@@ -54,7 +54,7 @@ pipeline = Pipeline(
         ),
         Evaluate(),
         Encode(),
-        Report(),
+        Report(published={"test_error": 0.012}, publication="Hinton & Salakhutdinov 2006"),
     ),
     seed=0,
 )

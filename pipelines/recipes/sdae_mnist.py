@@ -50,7 +50,7 @@ pipeline = Pipeline(
             strategy=LocalSteps(batch=50, steps=100, shards=2),
         ),
         Evaluate(),
-        Report(),
+        Report(published={"test_error": 0.0128}, publication="Vincent et al. 2010"),
     ),
     seed=0,
 )

@@ -2,6 +2,9 @@
 
 import math
 
+from deepstrata.schemas.runs import RunManifest
+from deepstrata.schemas.stages import Report
+
 PERCENT = ("error", "errors", "accuracy", "wait")
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
@@ -23,6 +26,17 @@ def metric(name: str, value: float) -> str:
     if last in PERCENT and not name.endswith("squared_error"):
         return f"{100 * value:.2f} %"
     return number(value)
+
+
+def published(manifest: RunManifest) -> dict[str, str]:
+    """Return by metric of a run what others have published, with the source."""
+    return {
+        name: f"{metric(name, value)} ({stage.publication})"
+        for stage in manifest.pipeline.stages
+        if isinstance(stage, Report)
+        for name, value in stage.published.items()
+        if name in manifest.metrics
+    }
 
 
 def rate(examples_per_second: float) -> str:

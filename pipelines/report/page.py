@@ -14,7 +14,14 @@ from deepstrata.pipelines.report.chart import line_chart
 from deepstrata.pipelines.report.classes import confusion_table, scatter
 from deepstrata.pipelines.report.curves import curves
 from deepstrata.pipelines.report.markup import Markup, join, tag
-from deepstrata.pipelines.report.numbers import duration, metric, rate, size, stage_rate
+from deepstrata.pipelines.report.numbers import (
+    duration,
+    metric,
+    published,
+    rate,
+    size,
+    stage_rate,
+)
 from deepstrata.pipelines.report.pictures import (
     COLUMNS,
     as_tiles,
@@ -98,7 +105,10 @@ def _moment(text: str) -> str:
 def _headlines(manifest: RunManifest) -> list[tuple[str, str, str]]:
     """Return the names and values that come first, each with a hint."""
     found = [name for name in HEADLINES if name in manifest.metrics][:2]
-    tiles = [(_words(name), metric(name, manifest.metrics[name]), "") for name in found]
+    beside = published(manifest)
+    tiles = [
+        (_words(name), metric(name, manifest.metrics[name]), beside.get(name, "")) for name in found
+    ]
     seconds = sum(stage.seconds for stage in manifest.stages)
     tiles.append(("time", duration(seconds), "all stages together"))
     if manifest.examples_per_second:
@@ -268,7 +278,10 @@ def _results(report: Report) -> Markup:
         for what, row in table.items()
     ]
     body = tag("table", tag("thead", head), tag("tbody", *rows), class_="results")
-    return _section("Results", body) if rows else Markup("")
+    beside = published(report.manifest).items()
+    others = "; ".join(f"{_words(name)} {told}" for name, told in beside)
+    note = tag("p", f"Published: {others}", class_="note") if others else ""
+    return _section("Results", body, note) if rows else Markup("")
 
 
 def _time(report: Report) -> Markup:

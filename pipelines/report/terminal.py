@@ -10,7 +10,14 @@ from rich.text import Text
 
 from deepstrata.pipelines.doctor import Check
 from deepstrata.pipelines.progress import plain
-from deepstrata.pipelines.report.numbers import duration, metric, rate, size, stage_rate
+from deepstrata.pipelines.report.numbers import (
+    duration,
+    metric,
+    published,
+    rate,
+    size,
+    stage_rate,
+)
 from deepstrata.schemas.datasets import DatasetSchema
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.storage.rechunk import Rechunked
@@ -39,8 +46,10 @@ def facts_table(rows: Iterable[tuple[str, str]]) -> Table:
 
 def results(manifest: RunManifest) -> Iterator[tuple[str, str]]:
     """Yield what came of a run, each fact with its name."""
+    beside = published(manifest)
     for name, value in manifest.metrics.items():
-        yield name.replace("_", " "), metric(name, value)
+        others = f"; published {beside[name]}" if name in beside else ""
+        yield name.replace("_", " "), metric(name, value) + others
     yield "time", duration(sum(stage.seconds for stage in manifest.stages))
     if manifest.examples_per_second:
         yield "examples/s", rate(manifest.examples_per_second)

@@ -9,9 +9,17 @@ from distributed import Client
 
 from deepstrata.pipelines.loading import load_pipeline
 from deepstrata.pipelines.recipes.digits_mnist16 import shrink
-from deepstrata.pipelines.run import run
+from deepstrata.pipelines.report.numbers import published
+from deepstrata.pipelines.run import Run, run
+from deepstrata.schemas.stages import Report
 from deepstrata.storage import sealed
 from deepstrata.storage.formats import FORMATS
+
+
+def has_what_others_published(done: Run) -> None:
+    """Every published figure stands beside one of the run's."""
+    declared = next(s for s in done.manifest.pipeline.stages if isinstance(s, Report)).published
+    assert declared.keys() == published(done.manifest).keys() != set()
 
 
 def test_digits_are_learned(client: Client, out: str) -> None:
@@ -42,6 +50,7 @@ def test_mnist_comes_with_its_own_split(client: Client, out: str, shared_data) -
         "train_samples": 60_000, "validation_samples": 0, "test_samples": 10_000,
     }  # fmt: skip
     assert done.metrics["test_error"] < 0.25
+    has_what_others_published(done)
 
 
 def test_climate_codes_keep_their_times(client: Client, out: str, shared_data) -> None:

@@ -19,6 +19,8 @@ from deepstrata.pipelines.report.markup import Markup, escape, tag
 from deepstrata.pipelines.report.numbers import duration, metric, number, rate, size
 from deepstrata.pipelines.report.page import page
 from deepstrata.pipelines.report.pictures import Colours, centred, image_grid, line_tiles
+from deepstrata.pipelines.report.terminal import results
+from deepstrata.schemas import stages
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.models import RBM
 from deepstrata.schemas.pipelines import Pipeline
@@ -340,3 +342,14 @@ def test_numbers_for_people() -> None:
     assert [duration(x) for x in (0.04, 12, 185, 7800)] == [
         "< 0.1 s", "12 s", "3 min 05 s", "2 h 10 min",
     ]  # fmt: skip
+
+
+def test_what_others_published_stands_beside_the_runs_own_figure() -> None:
+    shown = stages.Report(published={"test_error": 0.0125, "other": 1.0}, publication="A & B 2006")
+    pipeline = manifest().pipeline
+    pipeline = pipeline.model_copy(update={"stages": (*pipeline.stages, shown)})
+    found = manifest(pipeline=pipeline, metrics={"test_error": 0.0131})
+    assert ("test error", "1.31 %; published 1.25 % (A & B 2006)") in list(results(found))
+    text = "".join(Reader(page(Report("p", found))).text)
+    assert "Published: test error 1.25 % (A & B 2006)" in text
+    assert "other 1" not in text
