@@ -72,7 +72,9 @@ def train_machine(
             labels.append(batch.labels[own])
     with measure("compute"):
         x, y = np.concatenate(features), np.concatenate(labels)
-        return linear_svm.train(x, y, stage.costs, stage.folds, key)
+        scaled = stage.scale_codes and used is not None
+        train = linear_svm.train_scaled if scaled else linear_svm.train
+        return train(x, y, stage.costs, stage.folds, key)
 
 
 def test_machines(

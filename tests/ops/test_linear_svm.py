@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from deepstrata.ops import linear_svm
@@ -27,6 +28,18 @@ def test_it_is_the_machine_of_the_plain_features(features: int, classes: int) ->
     np.testing.assert_allclose(found.weights, wanted.coef_, atol=1e-3)
     np.testing.assert_allclose(found.bias, wanted.intercept_, atol=1e-3)
     np.testing.assert_array_equal(linear_svm.classify(found, x), wanted.predict(x))
+
+
+@pytest.mark.parametrize("features", [8, 200])
+def test_scaling_is_part_of_the_machine(features: int) -> None:
+    x, labels = samples(60, features, 3)
+    x[:, 0] = 7.0
+    odd = x * np.float32(100) ** RANDOM.uniform(-1, 1, features).astype(np.float32) + np.float32(3)
+    found = linear_svm.train_scaled(odd, labels, (0.01,), 3, Key(0))
+    scaled = StandardScaler().fit_transform(odd.astype(np.float64))
+    wanted = LinearSVC(C=0.01, dual=False, tol=1e-8).fit(scaled, labels)
+    np.testing.assert_array_equal(linear_svm.classify(found, odd), wanted.predict(scaled))
+    assert not found.weights[:, 0].any()
 
 
 def test_the_cost_that_errs_least_is_chosen() -> None:
