@@ -223,6 +223,15 @@ def decoder_layers(model: Autoencoder, shape: Shape) -> tuple[Any, ...]:
     return tuple(reversed(mirror))
 
 
+def visible_function(model: RBM | Autoencoder) -> Literal["logistic", "linear"] | None:
+    """Return the function that gives the visible units, each of which has a bias of its own."""
+    if isinstance(model, RBM):
+        return "logistic" if model.visible_units == "bernoulli" else "linear"
+    own = model.decoder is None or isinstance(model.decoder[-1], Dense)
+    found = model.output if model.decoder is None else _activation(model.decoder[-1])
+    return found if own and found in ("logistic", "linear") else None  # type: ignore[return-value]
+
+
 @shape_after.register
 def _(layer: Autoencoder, shape: Shape) -> Shape:
     return shapes_through(layer.encoder, layer.input_shape or shape)[-1]

@@ -28,6 +28,7 @@ from deepstrata.schemas.models import (
     Model,
     Net,
     has_weights,
+    visible_function,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.sparse import SparseCoding
@@ -158,6 +159,9 @@ class Pretrain(_Train):
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("train",)
     """Parts whose features are learned from. Labels are not, so adaptation may use all of them."""
+    visible_bias: Literal["zero", "mean"] = "zero"
+    """Where visible biases begin: at zero, or where they give the mean of each feature without any
+    hidden unit (Hinton 2010, section 8): for rare features, such as words, at their log-odds."""
 
     @property
     def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
@@ -187,12 +191,23 @@ class Pretrain(_Train):
                 f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
             )
+        if self.visible_bias == "mean":
+            for layer in self.pretrained:
+                self._check_visible_bias(layer)
         if self.parts != ("train",) and isinstance(self.model, GenerativeDBN):
             raise ValueError(
                 f"parts={self.parts}: the memory of a GenerativeDBN learns labels, which are those "
                 "of the training part; leave parts out"
             )
         return self
+
+    @staticmethod
+    def _check_visible_bias(layer: Any) -> None:
+        if not isinstance(layer, RBM | Autoencoder) or visible_function(layer) is None:
+            raise ValueError(
+                f"visible_bias='mean' ({layer.kind}): expected an RBM, or an Autoencoder whose "
+                "decoder ends with a Dense layer of logistic or linear units; leave it out"
+            )
 
 
 class Transfer(_Stage):

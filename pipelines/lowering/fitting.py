@@ -4,15 +4,16 @@ import time
 
 import xarray as xr
 
-from deepstrata.ops import finetuning, models, pretraining
+from deepstrata.ops import finetuning, models, pretraining, visible_bias
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import write_codes
 from deepstrata.pipelines.lowering.drawing import draw_labelled
+from deepstrata.pipelines.lowering.statistics import learned_moments
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
-from deepstrata.pipelines.strategies import Learning, param_shapes
+from deepstrata.pipelines.strategies import Learning, fresh_params, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.keys import fold
@@ -27,6 +28,7 @@ from deepstrata.schemas.models import (
 )
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import FineTune, Pretrain, classifies
+from deepstrata.schemas.trees import Tree
 from deepstrata.storage import checkpoints, stores, writing
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
@@ -120,7 +122,10 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             )
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
-        layer, trained = _finish(context, training._replace(feed=feed))
+        training = training._replace(feed=feed)
+        if stage.visible_bias == "mean":
+            training = _begun_at_mean(context, training)
+        layer, trained = _finish(context, training)
         saved.append(layer)
         examples += trained.examples
         found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
@@ -135,6 +140,22 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
         metrics=metrics,
         outputs={f"layer-{i}": layer.digest for i, layer in enumerate(saved)},
     )
+
+
+def _begun_at_mean(context: Context, training: Training) -> Training:
+    """Return the training with visible biases that give the mean of what it learns from."""
+    found = learned_moments(context, training)
+    settings = training.settings._replace(backend="numpy")
+    assert isinstance(settings.model, RBM | Autoencoder)
+    params = visible_bias.at_mean(settings.model, fresh_params(settings), found)
+    return _starting(training, params)
+
+
+def _starting(training: Training, params: Tree) -> Training:
+    """Save the parameters with which a training begins."""
+    url = stores.join(training.url, "start.safetensors")
+    digest = checkpoints.save_part(url, params)
+    return training._replace(start=Saved(url, digest, param_shapes(training.settings)))
 
 
 def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -> None:
@@ -224,8 +245,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         net = finetuning.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
-        url = stores.join(training.url, "start.safetensors")
-        training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
+        training = _starting(training, net)
     saved, trained = _finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
     return StageRecord(

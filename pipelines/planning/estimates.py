@@ -194,21 +194,25 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
         step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
-        steps.append(_after_storing(step, found, visible) if stored else step)
+        if stored:
+            step = _after_pass(step, found, visible, written=4 * found.samples * visible)
+        if stage.visible_bias == "mean":
+            step = _after_pass(step, found, visible, copies=3)
+        steps.append(step)
         visible = models.code_width(layer, visible)
     return steps
 
 
-def _after_storing(step: Step, found: Data, width: int) -> Step:
-    """Add the pass that stores the activations to the training that reads them."""
+def _after_pass(step: Step, found: Data, width: int, copies: int = 1, written: int = 0) -> Step:
+    """Add a pass over all shards, before a training begins, to the training."""
     once = found.reading()
     return step._replace(
         tasks=step.tasks + len(found.grid),
         bytes_used=step.bytes_used + once.used,
         bytes_read=step.bytes_read + once.decoded,
         bytes_disk=None,
-        bytes_written=step.bytes_written + 4 * found.samples * width,
-        peak=max(step.peak, memory.pass_peak(found, width)),
+        bytes_written=step.bytes_written + written,
+        peak=max(step.peak, memory.pass_peak(found, width, copies)),
     )
 
 
