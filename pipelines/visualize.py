@@ -309,10 +309,15 @@ def _(layer: Softmax) -> str:
     return f"softmax {layer.classes}"
 
 
-@_layer.register(Convolution)
+@_layer.register
+def _(layer: Convolution) -> str:
+    pooled = "" if layer.pooling is None else f", {_layer(layer.pooling)}"
+    return f"{_convolving(layer)}{pooled}"
+
+
 @_layer.register(LocallyConnected)
 @_layer.register(TransposedConvolution)
-def _(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
+def _convolving(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
     kind = layer.kind.replace("_", " ")
     return f"{kind} {layer.maps} of {_times(layer.kernel)}, {layer.activation}"
 

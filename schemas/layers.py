@@ -51,6 +51,18 @@ class _Convolving(_Weighted):
     activation: Function = "relu"
 
 
+class Pooling(_Layer):
+    """Subsampling: one number for each window and channel; a rest at the edge is left out."""
+
+    kind: Literal["pooling"] = "pooling"
+    size: Sizes
+    """Places of a window."""
+    stride: PositiveInt | Sizes | None = None
+    """Places between two windows; as many as a window has by default."""
+    function: Literal["max", "average", "l2"] = "max"
+    """``l2`` is the root of the sum of squares."""
+
+
 class Convolution(_Convolving):
     """A convolution (a cross-correlation, as in LeCun et al. 1998) in one or two dimensions."""
 
@@ -64,6 +76,9 @@ class Convolution(_Convolving):
     """Map k of ``maps`` reads only its own part of the channels."""
     table: tuple[tuple[NonNegativeInt, ...], ...] | None = None
     """For each map the input channels that it reads, as layer C3 of LeNet-5; all by default."""
+    pooling: Pooling | None = None
+    """Subsampling of the maps within the layer, a few samples at a time: maps at full resolution
+    are never stored (Scherer et al. 2010). What a ``Pooling`` of its own would make of them."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -79,6 +94,11 @@ class Convolution(_Convolving):
                     f"expected a connection table with a row for each of the {self.maps} maps, "
                     f"found {len(self.table)} rows"
                 )
+        if self.pooling is not None and self.pooling.name:
+            raise ValueError(
+                f"its pooling is a part of it and has no name, found {self.pooling.name!r}; name "
+                "the convolution"
+            )
         return self
 
 
@@ -94,18 +114,6 @@ class LocallyConnected(_Convolving):
     """A convolution whose weights are not shared: every place has its own (Le et al. 2012)."""
 
     kind: Literal["locally_connected"] = "locally_connected"
-
-
-class Pooling(_Layer):
-    """Subsampling: one number for each window and channel; a rest at the edge is left out."""
-
-    kind: Literal["pooling"] = "pooling"
-    size: Sizes
-    """Places of a window."""
-    stride: PositiveInt | Sizes | None = None
-    """Places between two windows; as many as a window has by default."""
-    function: Literal["max", "average", "l2"] = "max"
-    """``l2`` is the root of the sum of squares."""
 
 
 class ContrastNormalisation(_Layer):

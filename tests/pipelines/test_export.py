@@ -83,6 +83,11 @@ SPATIAL: list[tuple[Any, tuple[int, ...]]] = [
     (Convolution(maps=6, kernel=(2, 3), padding="same", groups=2), PLACES),
     (Convolution(maps=3, kernel=(2, 2), stride=(2, 1), dilation=(1, 2), padding=2), PLACES),
     (Convolution(maps=2, kernel=(3, 3), table=((0, 1), (2, 3))), PLACES),
+    *(
+        (Convolution(maps=3, kernel=(2, 2), pooling=Pooling(size=(2, 3), function=name)), PLACES)
+        for name in ("max", "average", "l2")
+    ),
+    (Convolution(maps=3, kernel=(2,), pooling=Pooling(size=(3,), stride=2)), LINE),
     (TransposedConvolution(maps=3, kernel=(3, 2), stride=(2, 1), padding=1), PLACES),
     (TransposedConvolution(maps=3, kernel=(4,), stride=3), LINE),
     (LocallyConnected(maps=3, kernel=(3, 2), stride=(2, 1)), PLACES),
