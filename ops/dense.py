@@ -25,6 +25,13 @@ class DenseParams(NamedTuple):
     """(O,)"""
 
 
+class BiasParams(NamedTuple):
+    """The parameters of a layer that uses another layer's weights."""
+
+    bias: Array
+    """(O,)"""
+
+
 Overwrite = Callable[[Array, Array], Array]
 
 

@@ -26,12 +26,35 @@ class _Weighted(_Layer):
     1 / inputs (``lecun``: LeCun et al. 1998), or a standard deviation."""
 
 
-class Dense(_Weighted):
+class _Tieable(_Weighted):
+    weights_of: str = ""
+    """Name or number of a layer below whose weights this one uses: it learns only a bias of its
+    own, and the weights learn from both uses. By default a layer has weights of its own."""
+
+    @model_validator(mode="after")
+    def _draws_nothing(self) -> Self:
+        if self.weights_of and self.initial_weights != "glorot":
+            raise ValueError(
+                f"initial_weights={self.initial_weights!r} has no effect on a layer that uses the "
+                f"weights of {self.weights_of!r}; leave it out"
+            )
+        return self
+
+
+class Dense(_Tieable):
     """A fully connected layer; it takes samples of any shape as vectors."""
 
     kind: Literal["dense"] = "dense"
     units: PositiveInt
     activation: Function = "logistic"
+    transposed: bool = False
+    """Use the weights of ``weights_of`` transposed, as the decoder of an autoencoder does."""
+
+    @model_validator(mode="after")
+    def _turns_something(self) -> Self:
+        if self.transposed and not self.weights_of:
+            raise ValueError("transposed=True takes the weights of another layer: name weights_of")
+        return self
 
 
 class Softmax(_Weighted):
@@ -41,7 +64,7 @@ class Softmax(_Weighted):
     classes: PositiveInt
 
 
-class _Convolving(_Weighted):
+class _Convolving(_Layer):
     maps: PositiveInt
     """Feature maps (channels) that come out."""
     kernel: Sizes
@@ -63,7 +86,7 @@ class Pooling(_Layer):
     """``l2`` is the root of the sum of squares."""
 
 
-class Convolution(_Convolving):
+class Convolution(_Convolving, _Tieable):
     """A convolution (a cross-correlation, as in LeCun et al. 1998) in one or two dimensions."""
 
     kind: Literal["convolution"] = "convolution"
@@ -102,7 +125,7 @@ class Convolution(_Convolving):
         return self
 
 
-class TransposedConvolution(_Convolving):
+class TransposedConvolution(_Convolving, _Tieable):
     """What a convolution of the same settings does to gradients: it spreads every place."""
 
     kind: Literal["transposed_convolution"] = "transposed_convolution"
@@ -110,7 +133,7 @@ class TransposedConvolution(_Convolving):
     """Places cut off on each side of what comes out."""
 
 
-class LocallyConnected(_Convolving):
+class LocallyConnected(_Convolving, _Weighted):
     """A convolution whose weights are not shared: every place has its own (Le et al. 2012)."""
 
     kind: Literal["locally_connected"] = "locally_connected"

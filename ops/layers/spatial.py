@@ -8,7 +8,7 @@ from typing import Any
 
 from deepstrata.ops import convolution, dense, fused, locally_connected, normalisation, pooling
 from deepstrata.ops.backend import namespace
-from deepstrata.ops.dense import DenseParams
+from deepstrata.ops.dense import BiasParams, DenseParams
 from deepstrata.ops.fused import Fused
 from deepstrata.ops.layers.table import Pass, backward, connect, fans, forward, specs
 from deepstrata.ops.partials import Into, put
@@ -23,6 +23,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.shapes import Shape, each, paddings, shape_after
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
+from deepstrata.schemas.tying import weights_shape
 
 Convolving = Convolution | TransposedConvolution | LocallyConnected
 
@@ -39,16 +40,13 @@ def geometry(layer: Convolving) -> Geometry:
     return Geometry(layer.kernel, each(layer.stride, dims), padding, dilation, groups)
 
 
-@specs.register
-def _(layer: Convolution, shape: Shape) -> DenseParams:
-    weights = (*layer.kernel, shape[-1] // layer.groups, layer.maps)
-    return DenseParams(ArraySpec(weights), ArraySpec((layer.maps,)))
-
-
-@specs.register
-def _(layer: TransposedConvolution, shape: Shape) -> DenseParams:
-    weights = (*layer.kernel, layer.maps, shape[-1])
-    return DenseParams(ArraySpec(weights), ArraySpec((layer.maps,)))
+@specs.register(Convolution)
+@specs.register(TransposedConvolution)
+def _(layer: Convolution | TransposedConvolution, shape: Shape) -> DenseParams | BiasParams:
+    bias = ArraySpec((layer.maps,))
+    if layer.weights_of:
+        return BiasParams(bias)
+    return DenseParams(ArraySpec(weights_shape(layer, shape) or ()), bias)
 
 
 @specs.register
