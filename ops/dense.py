@@ -3,6 +3,7 @@
 Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K classes.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,6 +21,13 @@ class DenseParams(NamedTuple):
 
     weights: Array
     """(I, O)"""
+    bias: Array
+    """(O,)"""
+
+
+class BiasParams(NamedTuple):
+    """The parameters of a layer that uses another layer's weights."""
+
     bias: Array
     """(O,)"""
 
@@ -86,6 +94,27 @@ ACTIVATIONS: dict[str, tuple[Overwrite, Overwrite]] = {
     ),
     "linear": (_linear, lambda delta, h: delta),
 }
+
+
+def activate(activation: str, y: Array, bias: Array) -> Array:
+    """Overwrite weighted inputs (N, ..., O) with the outputs; ``bias`` is (O,) or (..., O)."""
+    xp, units = namespace(y), math.prod(bias.shape)
+    rows = xp.reshape(y, (math.prod(y.shape) // units, units))
+    rows = ACTIVATIONS[activation][0](rows, xp.reshape(bias, (units,)))
+    return xp.reshape(rows, y.shape)
+
+
+def chain(activation: str, delta: Array, y: Array) -> Array:
+    """Overwrite derivatives by outputs (N, ..., O) with those by the weighted inputs."""
+    xp = namespace(y)
+    flat = xp.reshape(delta, (-1, y.shape[-1])), xp.reshape(y, (-1, y.shape[-1]))
+    return xp.reshape(ACTIVATIONS[activation][1](*flat), y.shape)
+
+
+def bias_gradient(delta: Array) -> Array:
+    """Return the sum (O,) of derivatives (N, ..., O) over samples, and places that share a bias."""
+    xp = namespace(delta)
+    return xp.sum(xp.reshape(delta, (-1, delta.shape[-1])), axis=0)
 
 
 def forward(activation: str, params: DenseParams, x: Array, out: Array | None = None) -> Array:

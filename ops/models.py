@@ -56,6 +56,7 @@ from deepstrata.schemas.models import (
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
+from deepstrata.schemas.tying import check_ties
 
 
 def feed_forward_layers(model: Net) -> tuple[Any, ...]:
@@ -86,13 +87,23 @@ def input_shapes(model: Net, visible: int) -> list[Shape]:
 
 @singledispatch
 def shapes(model: Trainable, visible: int) -> Tree:
-    """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs."""
+    """Return the parameters' tree with an ``ArraySpec`` for each array; ``visible`` inputs.
+
+    Raises
+    ------
+    DeclarationError
+        The model takes other samples, or weights that layers share do not fit them.
+    """
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
     inputs = input_shapes(model, visible)
+    try:
+        check_ties(model.layers, inputs[0])
+    except ValueError as error:
+        raise DeclarationError(str(error)) from None
     return tuple(
         shapes(layer, math.prod(shape))
         if isinstance(layer, Learner)

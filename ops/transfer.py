@@ -17,6 +17,7 @@ from deepstrata.schemas.models import (
     feed_forward_layer,
 )
 from deepstrata.schemas.trees import Tree, flatten
+from deepstrata.schemas.tying import numbered
 
 #: Fields that do not change what a trained layer computes; the last three are of a PSD.
 ASIDE = {"name", "initial_weights", "rate", "penalty", "steps", "prediction_weight"}
@@ -43,7 +44,7 @@ def _(model: Learner, params: Tree) -> Bottom:
 
 @bottom.register
 def _(model: Net, params: Tree) -> Bottom:
-    return models.feed_forward_layers(model), pretraining.feed_forward(params)
+    return numbered(models.feed_forward_layers(model)), pretraining.feed_forward(params)
 
 
 @bottom.register
@@ -73,7 +74,7 @@ def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> t
             f"expected {count} layers to take, found {len(theirs)}; declare layers={len(theirs)} "
             "or fewer"
         )
-    ours = models.feed_forward_layers(model)
+    ours = numbered(models.feed_forward_layers(model))
     wanted = pretraining.feed_forward(models.shapes(model, visible))
     for i in range(count):
         name = getattr(model.layers[i], "name", "")

@@ -290,6 +290,7 @@ def _(layer: MSDA) -> str:
     return f"mSDA, {layer.depth} layers, noise {layer.noise:g}"
 
 
+@_layer.register
 def _(layer: SparseCoding) -> str:
     return f"sparse coding, {layer.atoms} atoms"
 
@@ -301,7 +302,7 @@ def _(layer: PSD) -> str:
 
 @_layer.register
 def _(layer: Dense) -> str:
-    return f"{layer.activation} {layer.units}"
+    return f"{layer.activation} {layer.units}{_tied(layer)}"
 
 
 @_layer.register
@@ -309,12 +310,27 @@ def _(layer: Softmax) -> str:
     return f"softmax {layer.classes}"
 
 
-@_layer.register(Convolution)
+@_layer.register
+def _(layer: Convolution) -> str:
+    pooled = "" if layer.pooling is None else f", {_layer(layer.pooling)}"
+    return f"{_convolving(layer)}{_tied(layer)}{pooled}"
+
+
+@_layer.register
+def _(layer: TransposedConvolution) -> str:
+    return f"{_convolving(layer)}{_tied(layer)}"
+
+
 @_layer.register(LocallyConnected)
-@_layer.register(TransposedConvolution)
-def _(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
+def _convolving(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
     kind = layer.kind.replace("_", " ")
     return f"{kind} {layer.maps} of {_times(layer.kernel)}, {layer.activation}"
+
+
+def _tied(layer: Dense | Convolution | TransposedConvolution) -> str:
+    """Say whose weights a layer uses, where it has none of its own."""
+    turned = " transposed" if isinstance(layer, Dense) and layer.transposed else ""
+    return f" by {layer.weights_of}{turned}" if layer.weights_of else ""
 
 
 @_layer.register

@@ -21,6 +21,7 @@ from deepstrata.schemas.layers import (
 from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
+from deepstrata.schemas.tying import check_ties, number_of, weights_shape
 
 
 class _Machine(Declaration):
@@ -91,6 +92,11 @@ def _(layer: Machine, shape: Shape) -> Shape:
     return (layer.hidden,)
 
 
+@weights_shape.register
+def _(layer: RBM, shape: Shape) -> Shape:
+    return (math.prod(shape), layer.hidden)
+
+
 def _check_stack(layers: tuple[Any, ...]) -> None:
     """Refuse an RBM or a memory that cannot read what the layer below it gives."""
     for i, (below, layer) in enumerate(pairwise(layers), start=1):
@@ -149,6 +155,11 @@ class Autoencoder(Declaration):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _check_stack(self.encoder)
+        if any(getattr(own, "weights_of", "") for own in (*self.encoder, *(self.decoder or ()))):
+            raise ValueError(
+                "weights_of ties layers of a Network or a DBN; an autoencoder's decoder is tied to "
+                "its encoder with tied=True"
+            )
         shapes_through(self.encoder, self.input_shape or (1,))
         if self.decoder is None:
             self._check_mirror()
@@ -280,12 +291,7 @@ class Layered(Declaration):
         ValueError
             There is none; the message lists those there are.
         """
-        names = [getattr(own, "name", "") or str(i) for i, own in enumerate(self.layers)]
-        if layer in names:
-            return names.index(layer)
-        if layer.isdecimal() and int(layer) < len(names):
-            return int(layer)
-        raise ValueError(f"no layer {layer!r}; there are: {', '.join(names)}")
+        return number_of(self.layers, layer)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -293,6 +299,7 @@ class Layered(Declaration):
             if isinstance(layer, Softmax) and i < len(self.layers) - 1:
                 raise ValueError(f"layer {i} is a Softmax; only the last layer can be one")
         _check_stack(self.layers)
+        check_ties(self.layers, getattr(self, "input_shape", None))
         return self
 
 

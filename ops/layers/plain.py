@@ -10,7 +10,7 @@ from array_api_compat import device
 
 from deepstrata.ops import dense, preprocess, random
 from deepstrata.ops.backend import namespace, product
-from deepstrata.ops.dense import ACTIVATIONS, DenseParams
+from deepstrata.ops.dense import ACTIVATIONS, BiasParams, DenseParams
 from deepstrata.ops.layers.table import Pass, backward, forward, specs, through
 from deepstrata.ops.partials import Into
 from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
@@ -20,8 +20,10 @@ from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
 @specs.register(Dense)
 @specs.register(Softmax)
-def _(layer: Dense | Softmax, shape: Shape) -> DenseParams:
+def _(layer: Dense | Softmax, shape: Shape) -> DenseParams | BiasParams:
     units = layer.classes if isinstance(layer, Softmax) else layer.units
+    if isinstance(layer, Dense) and layer.weights_of:
+        return BiasParams(ArraySpec((units,)))
     return DenseParams(ArraySpec((math.prod(shape), units)), ArraySpec((units,)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deepstrata.ops import models, pretraining, psd
+from deepstrata.ops import models, pretraining, psd, tying
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
@@ -115,7 +115,8 @@ def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str,
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
-    for layer, own, shape in zip(layers, pretraining.feed_forward(params), shapes, strict=False):
+    own_weights = tying.filled(layers, pretraining.feed_forward(params))
+    for layer, own, shape in zip(layers, own_weights, shapes, strict=False):
         made.append(write(layer, own, made[-1], shape, graph))
     if model.classes is None:
         return {CODE: as_rows(graph, made[-1], shapes[-1])}

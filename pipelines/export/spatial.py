@@ -18,7 +18,7 @@ from deepstrata.schemas.layers import (
     Pooling,
     TransposedConvolution,
 )
-from deepstrata.schemas.shapes import Shape, each, paddings, shape_after
+from deepstrata.schemas.shapes import Shape, each, maps_after, paddings, shape_after
 from deepstrata.schemas.trees import Array, Tree
 
 POOLS = {"max": "MaxPool", "average": "AveragePool", "l2": "LpPool"}
@@ -39,7 +39,10 @@ def _(layer: Convolution, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
         group=layer.groups,
         pads=[*before, *after],
     )
-    return graph.channels_last(ACTIVATIONS[layer.activation](graph, y), dims)
+    maps = graph.channels_last(ACTIVATIONS[layer.activation](graph, y), dims)
+    if layer.pooling is None:
+        return maps
+    return write(layer.pooling, (), maps, maps_after(layer, shape), graph)
 
 
 @write.register

@@ -258,7 +258,7 @@ def _training(
 
     def peak(buffer: int) -> memory.Peak:
         return memory.training_peak(
-            found, weights, visible, strategy.batch, buffer, stage.monitor, states
+            found, weights, model, visible, strategy.batch, buffer, stage.monitor, states
         )
 
     def whole(buffer: int) -> int:
@@ -351,7 +351,7 @@ def _tree(count: int) -> int:
 def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width = models.code_width(model, found.visible, None)
-    peak = memory.pass_peak(found, width)
+    peak = memory.coding_peak(found, model, width)
     names = list(stage.parts)
     if stage.pca is not None:
         names += ["train", *stage.parts]
@@ -371,8 +371,9 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
 
 @estimate.register
 def _(stage: CrossDomain, pipeline: Pipeline, found: Data) -> list[Step]:
-    width = models.code_width(pipeline.model_of(stage), found.visible)
-    peak = memory.svm_peak(found, min(stage.samples, found.samples), width)
+    model = pipeline.model_of(stage)
+    width = models.code_width(model, found.visible)
+    peak = memory.svm_peak(found, min(stage.samples, found.samples), model, width)
     step = _pass(stage.name, found, peak, merges=True)
     # Domains are counted, learned from (features and codes each read the training part), tested.
     return [step._replace(tasks=3 * step.tasks, **_read(found.reading(), 3))]
@@ -380,8 +381,9 @@ def _(stage: CrossDomain, pipeline: Pipeline, found: Data) -> list[Step]:
 
 @estimate.register
 def _(stage: Encode, pipeline: Pipeline, found: Data) -> list[Step]:
-    width = models.code_width(pipeline.model_of(stage), found.visible, stage.layer)
+    model = pipeline.model_of(stage)
+    width = models.code_width(model, found.visible, stage.layer)
     written = found.samples * width * 4
     writes = None if stage.path is None else stores.absolute(stage.path)
-    peak = memory.pass_peak(found, width)
+    peak = memory.coding_peak(found, model, width)
     return [_pass(stage.name, found, peak, written=written, writes=writes)]

@@ -5,10 +5,15 @@ place permutes together. Two groups are in flight at each place: one is computed
 next is read.
 """
 
+import math
 from typing import NamedTuple
 
+from deepstrata.ops import fused, models
 from deepstrata.pipelines.planning.data import Data
 from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
+from deepstrata.schemas.layers import Convolution
+from deepstrata.schemas.models import Layered, Trainable
+from deepstrata.schemas.shapes import maps_after
 
 #: What a worker process takes before it has read a byte: Python, NumPy, numba, Dask, xarray, Zarr;
 #: and what its allocator keeps of what was freed (``environment.ALLOCATOR``).
@@ -36,6 +41,35 @@ class Peak(NamedTuple):
     """For each place whose shards this worker has."""
 
 
+class Passes(NamedTuple):
+    """Bytes that the layers of a net take while samples pass through them."""
+
+    up: int
+    """For each sample: what every layer gives is kept."""
+    down: int
+    """For each sample that is trained on, besides: derivatives by what each layer takes."""
+    tiles: int
+    """Whatever the number of samples: maps that are pooled a few samples at a time."""
+
+
+def passes(model: Trainable, visible: int) -> Passes:
+    """Return what layers take; nothing for a model that is no net of layers.
+
+    Two float32 are counted for each number: a layer may keep one more, such as where a maximum was
+    or what a dropout has drawn.
+    """
+    if not isinstance(model, Layered):
+        return Passes(0, 0, 0)
+    shapes = models.input_shapes(model, visible)
+    given, taken = (sum(map(math.prod, some)) for some in (shapes[1:], shapes[:-1]))
+    pooled = (
+        max(fused.TILE, 4 * math.prod(maps_after(layer, shape)))
+        for layer, shape in zip(model.layers, shapes, strict=False)
+        if isinstance(layer, Convolution) and layer.pooling is not None
+    )
+    return Passes(8 * given, 8 * taken, 2 * sum(pooled))
+
+
 def reading_bytes(data: Data, width: int | None = None) -> int:
     """Return the bytes that reading one shard takes: as seen, as float32, and one copy of each.
 
@@ -58,9 +92,17 @@ def held_row_bytes(data: Data, visible: int) -> int:
 
 
 def training_peak(
-    data: Data, weights: Weights, visible: int, batch: int, buffer: int, monitor: int, states: int
+    data: Data,
+    weights: Weights,
+    model: Trainable,
+    visible: int,
+    batch: int,
+    buffer: int,
+    monitor: int,
+    states: int,
 ) -> Peak:
     """Return the peak of a training that reads ``states`` past states."""
+    layers = passes(model, visible)
     held = data.shard_rows * held_row_bytes(data, visible)
     reading = reading_bytes(data, max(data.visible, visible))
     hidden = weights.params // (4 * visible)
@@ -68,7 +110,9 @@ def training_peak(
         fixed=reading
         + (3 + states) * weights.both
         + 2 * monitor * held_row_bytes(data, visible)
-        + 32 * batch * max(visible, hidden),
+        + max(32 * batch * max(visible, hidden), batch * (layers.up + layers.down))
+        + monitor * layers.up
+        + layers.tiles,
         # The group read ahead has been gathered before the last one of its parts is let go.
         place=(GROUPS_IN_FLIGHT + 1) * buffer * held + 4 * weights.both,
     )
@@ -89,10 +133,16 @@ def solving_peak(data: Data, inputs: int, units: int, columns: int, subset: int,
     )
 
 
-def svm_peak(data: Data, samples: int, width: int) -> int:
-    """Return the peak of a machine trained on ``samples`` samples of ``width`` features."""
+def svm_peak(data: Data, samples: int, model: Trainable, width: int) -> int:
+    """Return the peak of a machine trained on codes of ``samples`` samples."""
     # The samples as they arrive and put together; in float64 their products and short forms.
-    return pass_peak(data, width) + 8 * samples * width + 8 * 8 * samples**2
+    return coding_peak(data, model, width) + 8 * samples * width + 8 * 8 * samples**2
+
+
+def coding_peak(data: Data, model: Trainable, width: int) -> int:
+    """Return the peak of a pass of every sample of a shard through a model."""
+    layers = passes(model, data.visible)
+    return pass_peak(data, width) + data.shard_rows * layers.up + layers.tiles
 
 
 def pass_peak(data: Data, width: int, copies: int = 1) -> int:

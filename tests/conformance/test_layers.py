@@ -48,6 +48,32 @@ CASES = [
     (Convolution(maps=6, kernel=(2, 2), groups=2, initial_weights="he"), IMAGE),
     (Convolution(maps=3, kernel=(3, 3), table=((0, 1), (1, 2, 3), (0,))), IMAGE),
     (Convolution(maps=5, kernel=(4,), stride=3, activation="scaled_tanh"), SOUND),
+    (Convolution(maps=5, kernel=(3, 2), pooling=Pooling(size=(2, 2))), IMAGE),
+    (
+        Convolution(
+            maps=3,
+            kernel=(3, 3),
+            padding="same",
+            table=((0, 1), (1, 2, 3), (0,)),
+            activation="tanh",
+            pooling=Pooling(size=(3, 2), stride=(2, 1)),
+        ),
+        IMAGE,
+    ),
+    *(
+        (
+            Convolution(
+                maps=6,
+                kernel=(2, 2),
+                groups=2,
+                activation=f,
+                pooling=Pooling(size=(3, 2), function=p),
+            ),
+            IMAGE,
+        )
+        for f, p in (("logistic", "average"), ("scaled_tanh", "l2"), ("softplus", "max"))
+    ),
+    (Convolution(maps=5, kernel=(4,), pooling=Pooling(size=(3,), stride=2)), SOUND),
     (TransposedConvolution(maps=3, kernel=(3, 2), stride=2, padding=1), IMAGE),
     (TransposedConvolution(maps=3, kernel=(3,), activation="logistic"), SOUND),
     (LocallyConnected(maps=3, kernel=(3, 2), stride=2, activation="tanh"), IMAGE),

@@ -67,6 +67,14 @@ MODELS = [
     ),
     Network(
         layers=(
+            Dense(units=8, activation="tanh", name="low"),
+            Dense(units=V, weights_of="low", transposed=True),
+            Dense(units=8, weights_of="low"),
+            Softmax(classes=3),
+        )
+    ),
+    Network(
+        layers=(
             Autoencoder(encoder=(Dense(units=9),), tied=True),
             Autoencoder(encoder=(RBM(hidden=7), Dense(units=6, activation="tanh"))),
             Softmax(classes=3),

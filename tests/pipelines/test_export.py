@@ -72,6 +72,17 @@ MODELS = {
         for name in ACTIVATIONS
     },
     "without softmax": (Network(layers=(Dense(units=5), Dense(units=2))), (7,)),
+    "tied": (
+        Network(
+            layers=(
+                Dense(units=5, name="low"),
+                Dense(units=7, weights_of="low", transposed=True),
+                Dense(units=5, weights_of="0", activation="tanh"),
+                Softmax(classes=3),
+            )
+        ),
+        (7,),
+    ),
     "identities": (
         Network(layers=(Flatten(), Dropout(), Activation(function="tanh"), Dense(units=3))),
         (4, 3),
@@ -83,6 +94,11 @@ SPATIAL: list[tuple[Any, tuple[int, ...]]] = [
     (Convolution(maps=6, kernel=(2, 3), padding="same", groups=2), PLACES),
     (Convolution(maps=3, kernel=(2, 2), stride=(2, 1), dilation=(1, 2), padding=2), PLACES),
     (Convolution(maps=2, kernel=(3, 3), table=((0, 1), (2, 3))), PLACES),
+    *(
+        (Convolution(maps=3, kernel=(2, 2), pooling=Pooling(size=(2, 3), function=name)), PLACES)
+        for name in ("max", "average", "l2")
+    ),
+    (Convolution(maps=3, kernel=(2,), pooling=Pooling(size=(3,), stride=2)), LINE),
     (TransposedConvolution(maps=3, kernel=(3, 2), stride=(2, 1), padding=1), PLACES),
     (TransposedConvolution(maps=3, kernel=(4,), stride=3), LINE),
     (LocallyConnected(maps=3, kernel=(3, 2), stride=(2, 1)), PLACES),
@@ -101,7 +117,13 @@ CHAIN = (
     Dense(units=4),
     Softmax(classes=3),
 )
+TIED = (
+    Convolution(maps=3, kernel=(3, 2), stride=2),
+    TransposedConvolution(maps=4, kernel=(3, 2), stride=2, weights_of="0"),
+    *TOP,
+)
 CASES = MODELS | {
+    "tied convolutions": (Network(layers=TIED, input_shape=PLACES), PLACES),
     "chain": (Network(layers=CHAIN, input_shape=PLACES), PLACES),
     **{
         f"{i}-{layer.kind}": (Network(layers=(layer, *TOP), input_shape=shape), shape)
