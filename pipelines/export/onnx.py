@@ -16,6 +16,7 @@ from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.samples import sample_shape
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines.environment import package_version
 from deepstrata.pipelines.export import spatial
@@ -111,7 +112,7 @@ def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
 @outputs.register
 def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     layers = models.feed_forward_layers(model)
-    shapes = shapes_through(layers, models.sample_shape(model, visible))
+    shapes = shapes_through(layers, sample_shape(model, visible))
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
