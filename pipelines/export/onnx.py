@@ -23,6 +23,7 @@ from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense
 from deepstrata.schemas.models import (
@@ -32,6 +33,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Model,
     Net,
+    Network,
     encoder_layers,
     feed_forward_layer,
 )
@@ -71,6 +73,19 @@ def outputs(model: Model, params: Tree, x: str, visible: int, graph: Nodes) -> d
 def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     hidden = pretraining.recognition(params)
     return {CODE: write(feed_forward_layer(model), hidden, x, (visible,), graph)}
+
+
+@outputs.register
+def _(
+    model: ConvolutionalPSD | ConvolutionalRBM,
+    params: PSDParams | RBMParams,
+    x: str,
+    visible: int,
+    graph: Nodes,
+) -> dict[str, str]:
+    layer = model.model_copy(update={"input_shape": None})
+    net = Network(layers=(layer,), input_shape=model.input_shape)
+    return outputs(net, (params,), x, visible, graph)
 
 
 @outputs.register
