@@ -16,6 +16,8 @@ import numpy as np
 from deepstrata.ops import (
     autoencoder,
     chain,
+    convolutional_psd,
+    convolutional_rbm,
     dense,
     layers,
     marginalised,
@@ -36,7 +38,9 @@ from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.samples import sample_shape, shaped
 from deepstrata.ops.sparse_coding import SparseCodingParams
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
@@ -64,22 +68,6 @@ def feed_forward_layers(model: Net) -> tuple[Any, ...]:
     return tuple(map(feed_forward_layer, model.layers))
 
 
-def sample_shape(model: Net, visible: int) -> Shape:
-    """Return the shape in which a model's first layer takes a sample of ``visible`` features.
-
-    Raises
-    ------
-    DeclarationError
-        The model declares another number.
-    """
-    declared = getattr(model, "input_shape", None) or (visible,)
-    if math.prod(declared) != visible:
-        raise DeclarationError(
-            f"input_shape={declared} is {math.prod(declared)} numbers; samples have {visible}"
-        )
-    return tuple(declared)
-
-
 def input_shapes(model: Net, visible: int) -> list[Shape]:
     """Return the shape that each layer takes, and last what the model gives."""
     return shapes_through(model.layers, sample_shape(model, visible))
@@ -105,7 +93,7 @@ def _(model: Net, visible: int) -> tuple[Tree, ...]:
     except ValueError as error:
         raise DeclarationError(str(error)) from None
     return tuple(
-        shapes(layer, math.prod(shape))
+        shapes(placed(layer, shape), math.prod(shape))
         if isinstance(layer, Learner)
         else layers.specs(layer, shape)
         for layer, shape in zip(model.layers, inputs, strict=False)
@@ -118,6 +106,8 @@ shapes.register(Autoencoder, autoencoder.shapes)
 shapes.register(MSDA, marginalised.shapes)
 shapes.register(SparseCoding, sparse_coding.shapes)
 shapes.register(PSD, psd.shapes)
+shapes.register(ConvolutionalPSD, convolutional_psd.shapes)
+shapes.register(ConvolutionalRBM, convolutional_rbm.shapes)
 shapes.register(GenerativeDBN, updown.shapes)
 
 
@@ -130,7 +120,7 @@ def init(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -
 @init.register
 def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
-        init(layer, math.prod(shape), fold(key, "layer", i), backend)
+        init(placed(layer, shape), math.prod(shape), fold(key, "layer", i), backend)
         if isinstance(layer, Learner)
         else fresh(layer, shape, fold(key, "layer", i), backend)
         for i, (layer, shape) in enumerate(
@@ -144,6 +134,8 @@ init.register(AssociativeMemory, memory.init)
 init.register(Autoencoder, autoencoder.init)
 init.register(SparseCoding, sparse_coding.init)
 init.register(PSD, psd.init)
+init.register(ConvolutionalPSD, convolutional_psd.init)
+init.register(ConvolutionalRBM, convolutional_rbm.init)
 init.register(GenerativeDBN, updown.init)
 
 
@@ -203,6 +195,8 @@ gradient.register(AssociativeMemory, memory.contrastive_divergence)
 gradient.register(Autoencoder, reconstruction.gradient)
 gradient.register(SparseCoding, sparse_coding.gradient)
 gradient.register(PSD, psd.gradient)
+gradient.register(ConvolutionalPSD, psd.gradient)
+gradient.register(ConvolutionalRBM, convolutional_rbm.contrastive_divergence)
 gradient.register(GenerativeDBN, updown.up_down)
 
 
@@ -218,18 +212,13 @@ def _(
 ) -> tuple[Partial, Tree]:
     scratch = Scratch() if scratch is None else scratch
     labels = check_labels(batch.labels, batch.rows, _classes(model))
-    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
+    x, net = shaped(model, present(batch)), feed_forward_layers(model)
     at = chain.passes(len(net), batch.rows, key, scratch)
     logits, saved = chain.forward(net, params, x, at)
     loss = dense.cross_entropy(logits, labels)
     _, grads = chain.backward(net, params, saved, loss.delta, at, out)
     stats = {"loss": loss.total, "errors": loss.errors}
     return Partial(grads, batch.x.shape[0], stats), carry
-
-
-def _shaped(model: Net, x: Array) -> Array:
-    """Return vectors (N, V) in the shape that a model's first layer takes."""
-    return namespace(x).reshape(x, (x.shape[0], *sample_shape(model, x.shape[1])))
 
 
 def _classes(model: Model) -> int:
@@ -274,6 +263,8 @@ encode.register(Autoencoder, autoencoder.encode)
 encode.register(MSDA, marginalised.encode)
 encode.register(SparseCoding, sparse_coding.encode)
 encode.register(PSD, psd.encode)
+encode.register(ConvolutionalPSD, convolutional_psd.encode)
+encode.register(ConvolutionalRBM, convolutional_rbm.hidden_mean)
 encode.register(GenerativeDBN, updown.encode)
 
 
@@ -291,7 +282,7 @@ def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
     net = feed_forward_layers(model)[: layer + 1]
     nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
     y, _ = chain.forward(
-        net, pretraining.feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn
+        net, pretraining.feed_forward(params)[: len(net)], shaped(model, x), nothing_drawn
     )
     return preprocess.flatten(y)
 
@@ -353,8 +344,9 @@ def evaluate(model: Trainable, params: Tree, batch: Batch) -> dict[str, Any]:
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@evaluate.register
-def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
+@evaluate.register(RBM)
+@evaluate.register(ConvolutionalRBM)
+def _(model: RBM | ConvolutionalRBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     x = present(batch)
     energies = rbm.free_energy(model, params, x, batch.mask)
     xp = namespace(energies)
@@ -369,14 +361,17 @@ evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
+evaluate.register(ConvolutionalPSD, psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
 
 
 @evaluate.register
 def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
     if pretraining.stack(params):
-        x = present(batch)
-        error = _error(batch, x, reconstruct(model, params, x))
+        x, bottom = present(batch), pretraining.invertible(params).start
+        if bottom:
+            seen, batch = _outputs(model, params, x, bottom - 1), batch._replace(mask=None)
+        error = _error(batch, seen if bottom else x, reconstruct(model, params, x))
         return {"squared_error": float(error), "n": x.shape[0]}
     labels = check_labels(batch.labels, batch.rows, _classes(model))
     logits = _outputs(model, params, present(batch), len(params) - 1)
@@ -392,18 +387,20 @@ def _error(batch: Batch, x: Array, y: Array) -> Array | float:
 def reconstruct(model: Model, params: Tree, x: Array) -> Array:
     """Return what a model makes of samples when it has only their codes: (N, V) -> (N, V).
 
-    Of a net, the layers that were pretrained are passed up and down, by means.
+    Of a net, the lowest layers that were pretrained are passed up and down, by means, up to the
+    first that has no way back, such as ``Pooling``. Where others lie below them, it is what those
+    give that is made again.
     """
     return pretraining.decode(model, params, encode(model, params, x), x.shape[1])
 
 
 @reconstruct.register
 def _(model: Net, params: Tree, x: Array) -> Array:
-    height = len(pretraining.stack(params))
-    shapes = input_shapes(model, x.shape[1])
-    y = _outputs(model, params, x, height - 1)
-    for i in reversed(range(height)):
-        y = pretraining.decode(model.layers[i], params[i], y, math.prod(shapes[i]))
+    shapes, learners = input_shapes(model, x.shape[1]), pretraining.invertible(params)
+    y = _outputs(model, params, x, learners.stop - 1)
+    for i in reversed(learners):
+        layer = placed(model.layers[i], shapes[i])
+        y = pretraining.decode(layer, params[i], y, math.prod(shapes[i]))
     return y
 
 
@@ -423,3 +420,8 @@ def _(model: SparseCoding, params: SparseCodingParams) -> None:
 @project_in_place.register
 def _(model: PSD, params: PSDParams) -> None:
     sparse_coding.hold_on_sphere(params.dictionary)
+
+
+@project_in_place.register
+def _(model: ConvolutionalPSD, params: PSDParams) -> None:
+    convolutional_psd.hold_on_sphere(params.dictionary)

@@ -39,7 +39,9 @@ def bottom(model: Model, params: Tree) -> Bottom:
 
 @bottom.register
 def _(model: Learner, params: Tree) -> Bottom:
-    return bottom(Network(layers=(model,)), (params,))
+    shape = getattr(model, "input_shape", None)
+    layer = model if shape is None else model.model_copy(update={"input_shape": None})
+    return bottom(Network(layers=(layer,), input_shape=shape), (params,))
 
 
 @bottom.register

@@ -52,11 +52,22 @@ def _load(saved: Saved, on: Backend) -> Tree:
     return backend.on_device(load_part(saved.path, saved.like, saved.digest), on)
 
 
+BELOW_BYTES = 64 << 20  #: of the largest activations of the layers below that are computed at once
+
+
 class Below(NamedTuple):
-    """A trained layer below the one that is trained."""
+    """A trained layer below the one that is trained, or a network of such as have no weights."""
 
     model: Trainable
-    params: Saved
+    params: Saved | None = None
+    """None where there are none."""
+
+    def encode(self, x: Array) -> Array:
+        """Return what comes out of samples (N, V)."""
+        if self.params is None:
+            return models.encode(self.model, models.init(self.model, x.shape[1], Key(0)), x)
+        on: Backend = "numpy" if backend.is_numpy(x) else "cupy"
+        return models.encode(self.model, self.params.load(on), x)
 
 
 class Inspected(NamedTuple):
@@ -224,13 +235,30 @@ def load(
         x, mask, scaling = _prepare(feed, shard, values, seen, small and not feed.below)
         x = backend.device_array(x, feed.backend)
     with measure("compute"):
-        for below in feed.below:
-            x, mask = models.encode(below.model, below.params.load(feed.backend), x), None
         if feed.below:
+            x, mask = _through(feed.below, x), None
             xp = backend.namespace(x)
             x = xp.take(x, backend.device_array(rows, feed.backend), axis=0)
     mask = None if mask is None else backend.device_array(mask, feed.backend)
     return Batch(shard.start + rows, x, labels, mask, scaling)
+
+
+def _through(layers: Sequence[Below], x: Array) -> Array:
+    """Return what layers make of the rows of a shard: of so many at a time that memory holds them.
+
+    How many follows from the layers, never from the worker.
+    """
+    widths = [x.shape[1]]
+    for layer in layers:
+        widths.append(models.code_width(layer.model, widths[-1]))
+    rows = max(1, BELOW_BYTES // (4 * max(widths)))
+    blocks = []
+    for start in range(0, max(x.shape[0], 1), rows):
+        block = x[start : start + rows]
+        for layer in layers:
+            block = layer.encode(block)
+        blocks.append(block)
+    return blocks[0] if len(blocks) == 1 else backend.namespace(x).concat(blocks, axis=0)
 
 
 def _row_bytes(feed: Feed) -> int:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
+from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import MSDA, RBM, GenerativeDBN, Layered, Model
@@ -185,8 +186,8 @@ class TrainedEncoder:
         """Length of a code."""
         return models.code_width(self.model, self.info.visible)
 
-    def _machine(self) -> RBM:
-        if not isinstance(self.model, RBM):
+    def _machine(self) -> RBM | ConvolutionalRBM:
+        if not isinstance(self.model, RBM | ConvolutionalRBM):
             raise SchemaError(f"expected a model that is a single RBM, found a {self.model.kind}")
         return self.model
 

@@ -325,7 +325,7 @@ def _depth(start: Start | None, model: Model) -> int:
     if isinstance(model, Autoencoder):
         return len(model.encoder)
     if isinstance(start, Pretrain) and not isinstance(model, GenerativeDBN):
-        return len(start.pretrained)
+        return len(start.stack)
     return len(model.layers) if isinstance(model, Layered | GenerativeDBN) else 1
 
 

@@ -1,7 +1,5 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Iterator
-from itertools import takewhile
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import (
@@ -16,6 +14,7 @@ from pydantic import (
 )
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.functions import Argument, Function
 from deepstrata.schemas.models import (
     MSDA,
@@ -27,11 +26,14 @@ from deepstrata.schemas.models import (
     Learner,
     Model,
     Net,
+    Network,
     has_weights,
     visible_function,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
+from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import SparseCoding
+from deepstrata.schemas.stacks import below_learners, learners_of, stack_of
 from deepstrata.schemas.strategies import LocalSteps, Strategy
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -132,8 +134,10 @@ class _Train(_Stage):
     """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
 
 
-def _bottom(layers: tuple[Any, ...], kinds: Any) -> Iterator[Any]:
-    return takewhile(lambda layer: isinstance(layer, kinds), layers)
+def _check_alone(model: Model | None) -> None:
+    """Refuse a model that would be a layer of a network, if it were told how samples lie."""
+    if isinstance(model, Autoencoder | ConvolutionalPSD | ConvolutionalRBM):
+        shape_after(model, (1,))
 
 
 def _how_many(value: Any) -> str:
@@ -143,7 +147,8 @@ def _how_many(value: Any) -> str:
 class Pretrain(_Train):
     """Train the layers of a model one by one; each reads the code of the one below.
 
-    They need no labels, but for the memory of a ``GenerativeDBN``.
+    They need no labels, but for the memory of a ``GenerativeDBN``. What has no weights, such as
+    ``Pooling``, passes codes on between them.
     """
 
     kind: Literal["pretrain"] = "pretrain"
@@ -164,28 +169,29 @@ class Pretrain(_Train):
     hidden unit (Hinton 2010, section 8): for rare features, such as words, at their log-odds."""
 
     @property
-    def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
-        """The layers at the bottom that need no labels, in the order of their training.
+    def stack(self) -> tuple[Any, ...]:
+        """The layers at the bottom of the model up to the last that is trained."""
+        return stack_of(self.model)
 
-        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
-        generative net its RBMs and its memory. Of an MSDA none: a ``Solve`` finds its weights.
-        """
-        if isinstance(self.model, Autoencoder):
-            return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
-        if isinstance(self.model, GenerativeDBN):
-            return (*self.model.layers, self.model.memory)
-        if isinstance(self.model, Layered):
-            return tuple(_bottom(self.model.layers, Learner))
-        return () if isinstance(self.model, MSDA) else (self.model,)
+    @property
+    def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
+        """The layers that are trained, each as a model by itself, in the order of training."""
+        return learners_of(self.model)
+
+    @property
+    def between(self) -> tuple[Network | None, ...]:
+        """What lies right below each of them and has no weights; None where nothing does."""
+        return below_learners(self.model)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM, an Autoencoder or a PSD: there is "
-                "nothing to pretrain; FineTune(model=...) trains one from fresh weights, and "
-                "Solve(model=...) an MSDA"
+                "expected a model whose first layer with weights is an RBM, an Autoencoder or a "
+                "PSD, convolutional or not: there is nothing to pretrain; FineTune(model=...) "
+                "trains one from fresh weights, and Solve(model=...) an MSDA"
             )
+        _check_alone(self.model)
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
                 f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
@@ -280,6 +286,7 @@ class FineTune(_Train):
     def _can_classify(self) -> Self:
         if self.model is not None and self.start is not None:
             raise ValueError("give a model (fresh weights) or a start (trained ones), not both")
+        _check_alone(self.model)
         return self
 
     def factors(self, model: Model) -> tuple[float, ...]:

@@ -16,12 +16,14 @@ from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.samples import sample_shape
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines.environment import package_version
 from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense
 from deepstrata.schemas.models import (
@@ -31,6 +33,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Model,
     Net,
+    Network,
     encoder_layers,
     feed_forward_layer,
 )
@@ -73,6 +76,19 @@ def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict
 
 
 @outputs.register
+def _(
+    model: ConvolutionalPSD | ConvolutionalRBM,
+    params: PSDParams | RBMParams,
+    x: str,
+    visible: int,
+    graph: Nodes,
+) -> dict[str, str]:
+    layer = model.model_copy(update={"input_shape": None})
+    net = Network(layers=(layer,), input_shape=model.input_shape)
+    return outputs(net, (params,), x, visible, graph)
+
+
+@outputs.register
 def _(model: PSD, params: PSDParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     return {CODE: write(model, psd.encoder(params), x, (visible,), graph)}
 
@@ -111,7 +127,7 @@ def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
 @outputs.register
 def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     layers = models.feed_forward_layers(model)
-    shapes = shapes_through(layers, models.sample_shape(model, visible))
+    shapes = shapes_through(layers, sample_shape(model, visible))
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]

@@ -16,6 +16,7 @@ from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, fresh_params, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
+from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.models import (
     DBN,
@@ -24,6 +25,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Layered,
     Model,
+    Network,
     Trainable,
 )
 from deepstrata.schemas.runs import StageRecord
@@ -62,7 +64,8 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     found, visible, count = [], context.visible, len(stage.pretrained)
     feed = context.feed._replace(learned=tuple(PARTS.index(name) for name in stage.parts))
     counts = learned_counts(stage, context.counts)
-    for i, layer in enumerate(stage.pretrained):
+    for i, (layer, between) in enumerate(zip(stage.pretrained, stage.between, strict=True)):
+        visible = visible if between is None else models.code_width(between, visible)
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
         name = f"{stage.name}/layer-{i}"
@@ -73,7 +76,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 settings=Learning(
                     layer, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=feed._replace(visible_units=visible_units(layer) if i == 0 else None),
+                feed=_reads(feed, layer, between) if i == 0 else feed,
                 grid=context.grid,
                 counts=counts,
                 epochs=stage.epochs,
@@ -87,13 +90,20 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     return found
 
 
+def _reads(feed: Feed, layer: Trainable, between: Network | None) -> Feed:
+    """Return the feed of the lowest layer that learns, from what lies between it and the data."""
+    if between is not None:
+        return feed._replace(below=(Below(between),))
+    return feed._replace(visible_units=visible_units(layer))
+
+
 def visible_units(model: Trainable) -> str | None:
     """Return ``bernoulli`` where a model learns from values in [0, 1] only."""
     if isinstance(model, GenerativeDBN):
         return model.layers[0].visible_units
     if isinstance(model, Autoencoder):
         return "bernoulli" if model.loss == "cross_entropy" else None
-    return model.visible_units if isinstance(model, RBM) else None
+    return model.visible_units if isinstance(model, RBM | ConvolutionalRBM) else None
 
 
 @lower.register
@@ -117,9 +127,10 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
     feed, saved = trainings[0].feed, list[Saved]()
     for i, training in enumerate(trainings):
         if i:
-            feed = feed._replace(
-                below=(*feed.below, Below(stage.pretrained[i - 1], saved[-1])), visible_units=None
-            )
+            below = (*feed.below, Below(stage.pretrained[i - 1], saved[-1]))
+            if (between := stage.between[i]) is not None:
+                below = (*below, Below(between))
+            feed = feed._replace(below=below, visible_units=None)
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
         training = training._replace(feed=feed)
@@ -174,7 +185,7 @@ def _stack(stage: Pretrain) -> Model:
     """Return the model that the layers of a stage are, once they are trained."""
     if isinstance(stage.model, GenerativeDBN):
         return stage.model
-    stack = {"layers": stage.pretrained}
+    stack = {"layers": stage.stack}
     if isinstance(stage.model, Layered):
         return stage.model.model_copy(update=stack)
     # The RBMs of an autoencoder are a deep belief net until they are unrolled.

@@ -189,7 +189,8 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
     if found.exact:
         found = found._replace(counts=learned_counts(stage, found.counts))
-    for i, layer in enumerate(stage.pretrained):
+    for i, (layer, between) in enumerate(zip(stage.pretrained, stage.between, strict=True)):
+        visible = visible if between is None else models.code_width(between, visible)
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)

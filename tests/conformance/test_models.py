@@ -9,8 +9,18 @@ from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.layers import (
+    Activation,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    Pooling,
+    Rectification,
+    Softmax,
+)
 from deepstrata.schemas.models import (
     DBN,
     RBM,
@@ -26,6 +36,7 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 V, N, KEY = 12, 30, Key(77)
+PICTURE = (4, 3, 1)
 MEMORY = AssociativeMemory(hidden=9, classes=3, gibbs_steps=2)
 
 MODELS = [
@@ -39,6 +50,19 @@ MODELS = [
     SparseCoding(atoms=30, penalty=0.2, steps=30),
     SparseCoding(atoms=9, penalty=0.2, steps=10, inference="line_search"),
     PSD(atoms=9, penalty=0.2),
+    ConvolutionalPSD(maps=4, kernel=(2, 2), penalty=0.2, input_shape=PICTURE),
+    ConvolutionalPSD(maps=5, kernel=(3,), stride=2, padding=1, penalty=0.2, input_shape=(6, 2)),
+    ConvolutionalRBM(maps=8, kernel=(3, 2), input_shape=PICTURE),
+    ConvolutionalRBM(
+        maps=7,
+        kernel=(3,),
+        padding="same",
+        gibbs_steps=2,
+        visible_units="gaussian",
+        sparsity_target=0.2,
+        sparsity_cost=0.1,
+        input_shape=(6, 2),
+    ),
     DBN(layers=(Softmax(classes=3),)),
     DBN(layers=(RBM(hidden=7), RBM(hidden=5), Softmax(classes=3))),
     DBN(layers=(RBM(hidden=7, visible_units="gaussian"), Dense(units=6), Softmax(classes=3))),
@@ -79,6 +103,29 @@ MODELS = [
             Autoencoder(encoder=(RBM(hidden=7), Dense(units=6, activation="tanh"))),
             Softmax(classes=3),
         )
+    ),
+    Network(
+        layers=(
+            ConvolutionalPSD(maps=5, kernel=(2, 2)),
+            Rectification(),
+            Pooling(size=(2, 1)),
+            ConvolutionalRBM(maps=4, kernel=(1, 2), visible_units="gaussian"),
+            Autoencoder(encoder=(Convolution(maps=4, kernel=(1, 1)),), tied=True),
+            Softmax(classes=3),
+        ),
+        input_shape=PICTURE,
+    ),
+    Autoencoder(
+        encoder=(Convolution(maps=4, kernel=(2, 2)), Convolution(maps=4, kernel=(2, 2))),
+        tied=True,
+        noise=MaskingNoise(),
+        input_shape=PICTURE,
+    ),
+    Autoencoder(
+        encoder=(Convolution(maps=6, kernel=(3,), padding="same", activation="tanh"),),
+        loss="cross_entropy",
+        sparsity_cost=1e-3,
+        input_shape=(6, 2),
     ),
     Autoencoder(encoder=(Dense(units=7),), tied=True, noise=MaskingNoise()),
     Autoencoder(
