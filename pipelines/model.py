@@ -12,8 +12,14 @@ from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import MSDA, RBM, GenerativeDBN, Layered, Model
-from deepstrata.schemas.stages import classifies
+from deepstrata.schemas.models import (
+    MSDA,
+    RBM,
+    GenerativeDBN,
+    Layered,
+    Model,
+    classifies,
+)
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import runs, stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model

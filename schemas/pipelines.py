@@ -8,7 +8,14 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import MSDA, Autoencoder, GenerativeDBN, Layered, Model
+from deepstrata.schemas.models import (
+    MSDA,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+    classifies,
+)
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
@@ -23,7 +30,6 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
-    classifies,
     decides,
 )
 

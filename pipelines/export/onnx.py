@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deepstrata.ops import models, pretraining, psd
+from deepstrata.ops import network, pretraining, psd
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
@@ -110,8 +110,8 @@ def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
 
 @outputs.register
 def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
-    layers = models.feed_forward_layers(model)
-    shapes = shapes_through(layers, models.sample_shape(model, visible))
+    layers = network.feed_forward_layers(model)
+    shapes = shapes_through(layers, network.sample_shape(model, visible))
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]

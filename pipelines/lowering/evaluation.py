@@ -8,13 +8,13 @@ import numpy as np
 
 from deepstrata.ops import models, pca
 from deepstrata.ops.backend import on_host
+from deepstrata.ops.measures import means
 from deepstrata.ops.partials import add_stats
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard, stage_digest
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
-from deepstrata.pipelines.training import RATES
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.models import Model
 from deepstrata.schemas.runs import StageRecord
@@ -93,14 +93,13 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
         (found,) = each_shard(
             context, stage.name, evaluate_shard, shards, (used.model, used.params, part), merge_sums
         )
-        n = int(found.pop("n"))
-        examples += n
+        examples += context.total(part)
         confusion = found.pop("confusion", None)
         if confusion is not None:
             url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
             sealed.write(url, {"counts": np.asarray(confusion).tolist()})
             outputs[f"confusion_{name}"] = stores.relative(url, context.path)
-        metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
+        metrics |= {f"{name}_{k}": v for k, v in means(found, found["n"]).items()}
     if stage.pca is not None:
         metrics |= _principal(stage, context, stage.pca)
     return StageRecord(

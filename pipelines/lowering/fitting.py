@@ -24,9 +24,10 @@ from deepstrata.schemas.models import (
     Layered,
     Model,
     Trainable,
+    classifies,
 )
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import FineTune, Pretrain, classifies
+from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.storage import checkpoints, stores, writing
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
@@ -153,11 +154,10 @@ def _stack(stage: Pretrain) -> Model:
     """Return the model that the layers of a stage are, once they are trained."""
     if isinstance(stage.model, GenerativeDBN):
         return stage.model
-    stack = {"layers": stage.pretrained}
     if isinstance(stage.model, Layered):
-        return stage.model.model_copy(update=stack)
+        return stage.model.bottom(len(stage.pretrained))
     # The RBMs of an autoencoder are a deep belief net until they are unrolled.
-    return DBN.model_validate(stack)
+    return DBN(layers=stage.pretrained)
 
 
 def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:

@@ -24,7 +24,7 @@ from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Trainable
+from deepstrata.schemas.models import Trainable, classifies
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -41,7 +41,6 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
-    classifies,
     decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
