@@ -19,8 +19,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Model,
     Net,
-    classifies,
-    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.trees import Tree, flatten
 
@@ -78,7 +77,7 @@ def _(
     key: Key,
     backend: Backend = "numpy",
 ) -> tuple[Tree, ...]:
-    if not classifies(model) and not fits_targets(model):
+    if not is_supervised(model):
         raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
     net = list(pretraining.feed_forward(pretraining.stack(given) or given))

@@ -14,7 +14,7 @@ from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered, classifies, fits_targets
+from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered, is_supervised
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array
 from deepstrata.storage import sealed, stores
@@ -75,9 +75,7 @@ def _decoding(context: Context) -> list[TrainedModel]:
         found
         for found in context.trained.values()
         if isinstance(found.model, GenerativeDBN)
-        or not (
-            classifies(found.model) or fits_targets(found.model) or isinstance(found.model, MSDA)
-        )
+        or not (is_supervised(found.model) or isinstance(found.model, MSDA))
     ]
 
 

@@ -410,3 +410,8 @@ def classifies(model: Trainable) -> TypeGuard[Net | GenerativeDBN]:
 def fits_targets(model: Trainable) -> TypeGuard[Network]:
     """Tell whether a model learns to give the targets of a sample."""
     return isinstance(model, Network) and model.loss is not None
+
+
+def is_supervised(model: Trainable) -> bool:
+    """Tell whether a model learns labels or targets, which it can be measured by."""
+    return classifies(model) or fits_targets(model)

@@ -16,7 +16,7 @@ from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.errors import DataError
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Model, is_supervised
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Evaluate
 from deepstrata.storage import sealed, stores
@@ -85,13 +85,15 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
         return done
     started, examples = time.perf_counter(), 0
     metrics, outputs = dict[str, float](), dict[str, str]()
+    feed = context.feed._replace(supervised=is_supervised(used.model))
     for name in stage.parts:
         part = PARTS.index(name)
         shards = [shard for shard in context.grid if context.counts[shard.index][part]]
         if not shards:
             continue
+        arguments = (used.model, used.params, part)
         (found,) = each_shard(
-            context, stage.name, evaluate_shard, shards, (used.model, used.params, part), merge_sums
+            context, stage.name, evaluate_shard, shards, arguments, merge_sums, feed=feed
         )
         examples += context.total(part)
         confusion = found.pop("confusion", None)

@@ -36,38 +36,49 @@ class Peak(NamedTuple):
     """For each place whose shards this worker has."""
 
 
-def reading_bytes(data: Data, width: int | None = None) -> int:
+def reading_bytes(data: Data, width: int | None = None, supervised: bool = False) -> int:
     """Return the bytes that reading one shard takes: as seen, as float32, and one copy of each.
 
-    Chunks that reach beyond a shard come on top.
+    Chunks that reach beyond a shard come on top, targets and weights where they are read.
     """
-    seen = sum(column.seen_bytes for column in data.columns)
+    columns = [column for column in data.columns if supervised or not column.supervises]
+    seen = sum(column.seen_bytes for column in columns)
     # What decodes a part of a chunk keeps all chunks that it touches, whole.
-    units = sum(
-        int(max(column.decoded) - data.shard_rows) * column.row_bytes for column in data.columns
-    )
-    return data.shard_rows * (2 * seen + 8 * (width or data.visible)) + max(units, 0)
+    units = sum(int(max(column.decoded) - data.shard_rows) * column.row_bytes for column in columns)
+    numbers = (width or data.visible) + supervised * data.supervising
+    return data.shard_rows * (2 * seen + 8 * numbers) + max(units, 0)
 
 
-def held_row_bytes(data: Data, visible: int) -> int:
-    """Return the bytes of one sample in a loaded shard: features, mask, row number, label."""
-    features = data.columns[0]
+def held_row_bytes(data: Data, visible: int, supervised: bool = False) -> int:
+    """Return the bytes of one sample in a loaded shard.
+
+    That is features, mask, row number, label; targets and weight where they are read.
+    """
+    features, more = data.columns[0], 16 + 4 * supervised * data.supervising
     if features.small and not data.masked and visible == data.visible:
-        return features.seen_bytes + 16
-    return 4 * visible + data.masked * data.visible + 16
+        return features.seen_bytes + more
+    return 4 * visible + data.masked * data.visible + more
 
 
 def training_peak(
-    data: Data, weights: Weights, visible: int, batch: int, buffer: int, monitor: int, states: int
+    data: Data,
+    weights: Weights,
+    visible: int,
+    batch: int,
+    buffer: int,
+    monitor: int,
+    states: int,
+    supervised: bool = False,
 ) -> Peak:
     """Return the peak of a training that reads ``states`` past states."""
-    held = data.shard_rows * held_row_bytes(data, visible)
-    reading = reading_bytes(data, max(data.visible, visible))
+    row = held_row_bytes(data, visible, supervised)
+    held = data.shard_rows * row
+    reading = reading_bytes(data, max(data.visible, visible), supervised)
     hidden = weights.params // (4 * visible)
     return Peak(
         fixed=reading
         + (3 + states) * weights.both
-        + 2 * monitor * held_row_bytes(data, visible)
+        + 2 * monitor * row
         + 32 * batch * max(visible, hidden),
         # The group read ahead has been gathered before the last one of its parts is let go.
         place=(GROUPS_IN_FLIGHT + 1) * buffer * held + 4 * weights.both,
@@ -95,6 +106,8 @@ def svm_peak(data: Data, samples: int, width: int) -> int:
     return pass_peak(data, width) + 8 * samples * width + 8 * 8 * samples**2
 
 
-def pass_peak(data: Data, width: int, copies: int = 1) -> int:
+def pass_peak(data: Data, width: int, copies: int = 1, supervised: bool = False) -> int:
     """Return the peak of a pass that makes ``width`` numbers of every sample of a shard."""
-    return reading_bytes(data) + 8 * copies * data.shard_rows * max(width, data.visible)
+    # Targets are measured in float64: themselves, their residuals, and what is summed of them.
+    numbers = copies * max(width, data.visible) + 5 * supervised * data.supervising
+    return reading_bytes(data, supervised=supervised) + 8 * data.shard_rows * numbers
