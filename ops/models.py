@@ -15,14 +15,12 @@ import numpy as np
 
 from deepstrata.ops import (
     autoencoder,
-    chain,
     convolutional_psd,
     convolutional_rbm,
-    dense,
     layers,
     marginalised,
     memory,
-    preprocess,
+    network,
     pretraining,
     psd,
     rbm,
@@ -31,46 +29,31 @@ from deepstrata.ops import (
     updown,
 )
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
-from deepstrata.ops.dense import check_labels
 from deepstrata.ops.initial import fresh
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
-from deepstrata.ops.samples import sample_shape, shaped
 from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.layers import Softmax
 from deepstrata.schemas.models import (
     MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
     GenerativeDBN,
-    Layered,
     Learner,
     Model,
     Net,
     Trainable,
-    feed_forward_layer,
 )
-from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.schemas.tying import check_ties
-
-
-def feed_forward_layers(model: Net) -> tuple[Any, ...]:
-    """Return a model's layers as those of a feed-forward net: an RBM is a dense layer."""
-    return tuple(map(feed_forward_layer, model.layers))
-
-
-def input_shapes(model: Net, visible: int) -> list[Shape]:
-    """Return the shape that each layer takes, and last what the model gives."""
-    return shapes_through(model.layers, sample_shape(model, visible))
 
 
 @singledispatch
@@ -87,7 +70,7 @@ def shapes(model: Trainable, visible: int) -> Tree:
 
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
-    inputs = input_shapes(model, visible)
+    inputs = network.input_shapes(model, visible)
     try:
         check_ties(model.layers, inputs[0])
     except ValueError as error:
@@ -124,7 +107,7 @@ def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[T
         if isinstance(layer, Learner)
         else fresh(layer, shape, fold(key, "layer", i), backend)
         for i, (layer, shape) in enumerate(
-            zip(model.layers, input_shapes(model, visible), strict=False)
+            zip(model.layers, network.input_shapes(model, visible), strict=False)
         )
     )
 
@@ -198,35 +181,7 @@ gradient.register(PSD, psd.gradient)
 gradient.register(ConvolutionalPSD, psd.gradient)
 gradient.register(ConvolutionalRBM, convolutional_rbm.contrastive_divergence)
 gradient.register(GenerativeDBN, updown.up_down)
-
-
-@gradient.register
-def _(
-    model: Net,
-    params: Tree,
-    batch: Batch,
-    key: Key,
-    carry: Tree = (),
-    out: Into | None = None,
-    scratch: Scratch | None = None,
-) -> tuple[Partial, Tree]:
-    scratch = Scratch() if scratch is None else scratch
-    labels = check_labels(batch.labels, batch.rows, _classes(model))
-    x, net = shaped(model, present(batch)), feed_forward_layers(model)
-    at = chain.passes(len(net), batch.rows, key, scratch)
-    logits, saved = chain.forward(net, params, x, at)
-    loss = dense.cross_entropy(logits, labels)
-    _, grads = chain.backward(net, params, saved, loss.delta, at, out)
-    stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(grads, batch.x.shape[0], stats), carry
-
-
-def _classes(model: Model) -> int:
-    if not isinstance(model, Layered) or model.classes is None:
-        raise DeclarationError(
-            f"classes need a DBN or a Network whose last layer is a Softmax, not {model!r}"
-        )
-    return model.classes
+gradient.register(Net, network.gradient)
 
 
 @singledispatch
@@ -266,30 +221,7 @@ encode.register(PSD, psd.encode)
 encode.register(ConvolutionalPSD, convolutional_psd.encode)
 encode.register(ConvolutionalRBM, convolutional_rbm.hidden_mean)
 encode.register(GenerativeDBN, updown.encode)
-
-
-@encode.register
-def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
-    layer = _code_layer(model) if layer is None else layer
-    if not -1 <= layer < len(params):
-        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
-    y = _outputs(model, params, x, layer)
-    return dense.softmax(y) if isinstance(model.layers[layer], Softmax) and layer >= 0 else y
-
-
-def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
-    """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
-    net = feed_forward_layers(model)[: layer + 1]
-    nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
-    y, _ = chain.forward(
-        net, pretraining.feed_forward(params)[: len(net)], shaped(model, x), nothing_drawn
-    )
-    return preprocess.flatten(y)
-
-
-def _code_layer(model: Net) -> int:
-    """Return the number of the layer whose output is the code: the last one below a softmax."""
-    return len(model.layers) - (1 if model.classes is None else 2)
+encode.register(Net, network.encode)
 
 
 @singledispatch
@@ -301,27 +233,22 @@ def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
 code_width.register(Autoencoder, autoencoder.code_width)
 code_width.register(MSDA, marginalised.code_width)
 code_width.register(GenerativeDBN, updown.code_width)
-
-
-@code_width.register
-def _(model: Net, visible: int, layer: int | None = None) -> int:
-    layer = _code_layer(model) if layer is None else layer
-    return math.prod(input_shapes(model, visible)[layer + 1])
+code_width.register(Net, network.code_width)
 
 
 @singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
-    """Return class probabilities: (N, V) -> (N, K).
+    """Return class probabilities, or what targets are expected to be: (N, V) -> (N, K).
 
     Raises
     ------
     DeclarationError
-        The model learns no classes.
+        The model learns neither classes nor targets.
     """
-    _classes(model)
-    return encode(model, params, x, len(params) - 1)
+    raise DeclarationError(network.NOTHING_LEARNED.format(model=model))
 
 
+predict.register(Net, network.predict)
 predict.register(GenerativeDBN, updown.predict)
 
 
@@ -363,19 +290,7 @@ evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
 evaluate.register(ConvolutionalPSD, psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
-
-
-@evaluate.register
-def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if pretraining.stack(params):
-        x, bottom = present(batch), pretraining.invertible(params).start
-        if bottom:
-            seen, batch = _outputs(model, params, x, bottom - 1), batch._replace(mask=None)
-        error = _error(batch, seen if bottom else x, reconstruct(model, params, x))
-        return {"squared_error": float(error), "n": x.shape[0]}
-    labels = check_labels(batch.labels, batch.rows, _classes(model))
-    logits = _outputs(model, params, present(batch), len(params) - 1)
-    return dense.classification(logits, labels)
+evaluate.register(Net, network.evaluate)
 
 
 def _error(batch: Batch, x: Array, y: Array) -> Array | float:
@@ -394,14 +309,7 @@ def reconstruct(model: Model, params: Tree, x: Array) -> Array:
     return pretraining.decode(model, params, encode(model, params, x), x.shape[1])
 
 
-@reconstruct.register
-def _(model: Net, params: Tree, x: Array) -> Array:
-    shapes, learners = input_shapes(model, x.shape[1]), pretraining.invertible(params)
-    y = _outputs(model, params, x, learners.stop - 1)
-    for i in reversed(learners):
-        layer = placed(model.layers[i], shapes[i])
-        y = pretraining.decode(layer, params[i], y, math.prod(shapes[i]))
-    return y
+reconstruct.register(Net, network.reconstruct)
 
 
 @singledispatch

@@ -13,9 +13,15 @@ from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered, Model, has_weights
+from deepstrata.schemas.models import (
+    MSDA,
+    GenerativeDBN,
+    Layered,
+    Model,
+    has_weights,
+    is_supervised,
+)
 from deepstrata.schemas.runs import RunManifest
-from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
@@ -75,7 +81,9 @@ def _decoding(context: Context) -> list[TrainedModel]:
         found
         for found in context.trained.values()
         if isinstance(found.model, GenerativeDBN)
-        or not (classifies(found.model) or isinstance(found.model, MSDA) or _is_above(found.model))
+        or not (
+            is_supervised(found.model) or isinstance(found.model, MSDA) or _is_above(found.model)
+        )
     ]
 
 

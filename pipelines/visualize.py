@@ -159,8 +159,9 @@ KINDS: dict[type[Any], str] = {
 
 def _source(source: Source) -> Box:
     names = [f"features: {source.features}"]
-    if source.labels:
-        names.append(f"labels: {source.labels}")
+    for role in ("labels", "targets", "weights"):
+        name = getattr(source, role)
+        names += [f"{role}: {name}"] if name else []
     where: str | None = None
     if isinstance(source, ZarrSource):
         where = f"Zarr: {_last(source.path)}"

@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -302,6 +302,15 @@ class Layered(Declaration):
         top = self.layers[-1]
         return top.classes if isinstance(top, Softmax) else None
 
+    @property
+    def body(self) -> int:
+        """How many layers lie below the one that gives what the whole learns, if one does."""
+        return len(self.layers) - (self.classes is not None)
+
+    def bottom(self, count: int) -> Self:
+        """Return the lowest layers as a model of their own."""
+        return self.model_copy(update={"layers": self.layers[:count]})
+
     def number_of(self, layer: str) -> int:
         """Return the number of the layer that has a name, or that has it for a number.
 
@@ -339,7 +348,8 @@ class DBN(Layered):
 class Network(Layered):
     """A feed-forward network, trained by backpropagation.
 
-    Layers at the bottom that learn without labels may be pretrained one by one.
+    It learns classes if it ends in a ``Softmax``, targets if it declares a ``loss``. Layers at the
+    bottom that learn without labels may be pretrained one by one.
     """
 
     kind: Literal["network"] = "network"
@@ -350,6 +360,35 @@ class Network(Layered):
     input_shape: tuple[PositiveInt, ...] | None = None
     """Shape of a sample, channels last: (place, channel) or (y, x, channel); a vector by default.
     Its product is the number of features."""
+    loss: Literal["squared_error", "cross_entropy"] | None = None
+    """By which the last layer learns the source's ``targets``: half the squared error, or the
+    cross-entropy of values in [0, 1] and logistic units (such as labels of which a sample may have
+    several); summed over values. None where the last layer is a ``Softmax``, or learns nothing."""
+
+    @property
+    def body(self) -> int:
+        """How many layers lie below the one that gives what the whole learns, if one does."""
+        return super().body - (self.loss is not None)
+
+    def bottom(self, count: int) -> Self:
+        """Return the lowest layers as a model of their own, which as a whole learns nothing."""
+        return super().bottom(count).model_copy(update={"loss": None})
+
+    @model_validator(mode="after")
+    def _ends_for_its_loss(self) -> Self:
+        if self.loss is None:
+            return self
+        if self.classes is not None:
+            raise ValueError(
+                f"loss={self.loss!r} with a Softmax, which learns classes by a cross-entropy of "
+                "its own: leave the loss out, or end in another layer"
+            )
+        found = _activation(feed_forward_layer(self.layers[-1]))
+        if self.loss == "cross_entropy" and found != "logistic":
+            raise ValueError(
+                f"cross_entropy takes a network that ends with logistic units, found {found!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -405,3 +444,18 @@ Model = Annotated[
     Learner | MSDA | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
 ]
 Trainable = Model | AssociativeMemory  #: what one training trains
+
+
+def classifies(model: Trainable) -> TypeGuard[Net | GenerativeDBN]:
+    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
+    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None
+
+
+def fits_targets(model: Trainable) -> TypeGuard[Network]:
+    """Tell whether a model learns to give the targets of a sample."""
+    return isinstance(model, Network) and model.loss is not None
+
+
+def is_supervised(model: Trainable) -> bool:
+    """Tell whether a model learns labels or targets, which it can be measured by."""
+    return classifies(model) or fits_targets(model)

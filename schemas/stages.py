@@ -1,6 +1,6 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Discriminator,
@@ -231,7 +231,7 @@ class Transfer(_Stage):
     """What a ``FineTune`` goes on with; layers that are not taken begin with fresh weights."""
     layers: PositiveInt | str | None = None
     """How many layers are taken from the bottom, or the last of them by its name or number; by
-    default all below the softmax."""
+    default all below the one that gives classes or targets."""
     scaling: Literal["parent", "own"] = "parent"
     """Scale the data as the parent did, or as this pipeline says."""
 
@@ -239,7 +239,7 @@ class Transfer(_Stage):
     def taken(self) -> int:
         """How many layers are taken."""
         if self.layers is None:
-            return len(self.model.layers) - (self.model.classes is not None)
+            return self.model.body
         if isinstance(self.layers, str):
             return self.model.number_of(self.layers) + 1
         return self.layers
@@ -247,7 +247,7 @@ class Transfer(_Stage):
     @property
     def trunk(self) -> Net:
         """The layers that are taken, as a model of their own."""
-        return self.model.model_copy(update={"layers": self.model.layers[: self.taken]})
+        return self.model.bottom(self.taken)
 
     @model_validator(mode="after")
     def _there(self) -> Self:
@@ -260,8 +260,9 @@ class Transfer(_Stage):
 class FineTune(_Train):
     """Train all layers of a model together, from pretrained or fresh weights.
 
-    By backpropagation a net with a softmax learns classes, an autoencoder its input; a
-    ``GenerativeDBN`` learns both by up-down.
+    By backpropagation a net with a softmax learns classes, one with a loss targets, an autoencoder
+    its input; a ``GenerativeDBN`` learns both by up-down. Nets count samples by the source's
+    ``weights``.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -414,8 +415,3 @@ def decides(stage: Pretrain | FineTune) -> bool:
         or stage.keep == "best"
         or any(watches(optimiser) for optimiser in (*inner, *outer))
     )
-
-
-def classifies(model: Model) -> TypeGuard[Net | GenerativeDBN]:
-    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
-    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None

@@ -1,6 +1,7 @@
 """Training stages: layers one by one, a whole net by backpropagation or up-down."""
 
 import time
+from typing import Any
 
 import xarray as xr
 
@@ -27,11 +28,15 @@ from deepstrata.schemas.models import (
     Model,
     Network,
     Trainable,
+    classifies,
+    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import FineTune, Pretrain, classifies
+from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.schemas.trees import Tree
 from deepstrata.storage import checkpoints, stores, writing
+from deepstrata.storage.datasets import Columns
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
 from deepstrata.storage.splits import PARTS, learned_counts
@@ -185,11 +190,10 @@ def _stack(stage: Pretrain) -> Model:
     """Return the model that the layers of a stage are, once they are trained."""
     if isinstance(stage.model, GenerativeDBN):
         return stage.model
-    stack = {"layers": stage.stack}
     if isinstance(stage.model, Layered):
-        return stage.model.model_copy(update=stack)
+        return stage.model.bottom(len(stage.stack))
     # The RBMs of an autoencoder are a deep belief net until they are unrolled.
-    return DBN.model_validate(stack)
+    return DBN(layers=stage.stack)
 
 
 def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:
@@ -231,7 +235,9 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.feed.backend,
             stage.factors(model),
         ),
-        feed=context.feed._replace(visible_units=visible_units(model)),
+        feed=context.feed._replace(
+            visible_units=visible_units(model), supervised=is_supervised(model)
+        ),
         grid=context.grid,
         counts=context.counts,
         epochs=stage.epochs,
@@ -249,9 +255,8 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     started = time.perf_counter()
     if stage.labelled is not None and classifies(model):
         feed, counts = draw_labelled(context, stage, stage.labelled, model.classes or 0)
-        training = training._replace(
-            feed=feed._replace(visible_units=visible_units(model)), counts=counts
-        )
+        feed = training.feed._replace(labelled=feed.labelled)
+        training = training._replace(feed=feed, counts=counts)
     if parent is not None:
         net = finetuning.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
@@ -268,6 +273,17 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         metrics=trained.results,
         outputs={"params": saved.digest},
     )
+
+
+def _targets_of(model: Model, columns: Columns) -> dict[str, Any]:
+    """Return what a reader of a model must know of the targets that it gives, if it does."""
+    if not fits_targets(model):
+        return {}
+    return {
+        "targets": columns.targets,
+        "target_dims": columns.target_dims,
+        "target_shape": columns.target_shape,
+    }
 
 
 def _sweeping(model: Model, steps: int | None) -> Model:
@@ -292,6 +308,7 @@ def save_final_model(context: Context, path: str) -> str:
         feature_shape=columns.feature_shape,
         labels=columns.labels,
         pipeline=context.pipeline.name,
+        **_targets_of(last.model, columns),
     )
     affine = tuple(saved.load() for saved in context.feed.affine)
     save_encoder(path, TrainedEncoder(info, last.params.load(), affine))

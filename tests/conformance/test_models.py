@@ -4,7 +4,7 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from deepstrata.ops import finetuning, models, optimisers
+from deepstrata.ops import finetuning, models, network, optimisers
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
@@ -29,6 +29,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Layered,
     Network,
+    fits_targets,
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
@@ -127,6 +128,11 @@ MODELS = [
         sparsity_cost=1e-3,
         input_shape=(6, 2),
     ),
+    Network(
+        layers=(RBM(hidden=7), Dense(units=2, activation="linear")),
+        loss="squared_error",
+    ),
+    Network(layers=(Dense(units=8, activation="relu"), Dense(units=4)), loss="cross_entropy"),
     Autoencoder(encoder=(Dense(units=7),), tied=True, noise=MaskingNoise()),
     Autoencoder(
         encoder=(Dense(units=70), Dense(units=8, activation="tanh")),
@@ -166,7 +172,17 @@ def make_batch(model, n=N, masked=False):
         x = 2 * patterns - 1 + np.float32(0.3) * normal(Key(3), rows, V)
     else:
         x = np.abs(patterns - (noise < 0.1).astype(np.float32))
-    return Batch(rows, x, labels, noise < 0.8 if masked else None)
+    mask = noise < 0.8 if masked else None
+    return Batch(rows, x, labels, mask, targets=make_targets(model, patterns))
+
+
+def make_targets(model, patterns):
+    """Return targets that follow from the patterns, some of them absent."""
+    if not fits_targets(model):
+        return None
+    targets = patterns[:, : network.output_width(model, V)].copy()
+    targets[::7, 0] = np.nan
+    return targets
 
 
 def start(model):
@@ -261,7 +277,8 @@ class TestModel:
         batch = make_batch(model)
         here, _ = models.gradient(model, params, batch, KEY, carry)
         xp = array_api_strict
-        strict = batch._replace(x=xp.asarray(batch.x))
+        targets = None if batch.targets is None else xp.asarray(batch.targets)
+        strict = batch._replace(x=xp.asarray(batch.x), targets=targets)
         there, _ = models.gradient(
             model, tree_map(xp.asarray, params), strict, KEY, tree_map(xp.asarray, carry)
         )

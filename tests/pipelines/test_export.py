@@ -43,9 +43,9 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Network,
+    classifies,
 )
 from deepstrata.schemas.sparse import PSD, SparseCoding
-from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage.models import ModelInfo
 
