@@ -69,6 +69,10 @@ class Inspected(NamedTuple):
     """CRC-32C of every variable; what was found before, where the shard cannot be read now."""
     problem: str = ""
     """Why the shard takes no part, if it does not."""
+    present: tuple[int, int, int] | None = None
+    """Values of each part that are there; None where all are."""
+    hidden: tuple[int, ...] = ()
+    """Samples, by their rows, of which no value is there."""
 
 
 class Known(NamedTuple):
@@ -165,6 +169,15 @@ def read(feed: Feed, shard: Shard, wanted: tuple[str, ...] | None = None) -> dic
         if name in expected and checksum(array) != expected[name]:
             raise feed.reader.changed(name, shard.start, shard.stop)
     return values
+
+
+def presence(columns: Columns, values: dict[str, Any]) -> Array | None:
+    """Return which values of the features are there, bool and shaped like them; None if all are."""
+    mask = None if columns.mask is None else values[columns.mask].astype(bool)
+    if columns.missing == "refuse":
+        return mask
+    there = ~np.isnan(values[columns.features])
+    return there if mask is None else there & mask
 
 
 def training_labels(feed: Feed, shard: Shard) -> tuple[Array, Array]:
@@ -268,9 +281,8 @@ def _prepare(
         stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
         return np.ascontiguousarray(stored[rows]), None, None
     columns = feed.columns
-    mask = None
-    if columns.mask is not None:
-        mask = preprocess.flatten(values[columns.mask][rows]).astype(bool)
+    there = presence(columns, values)
+    mask = None if there is None else preprocess.flatten(there[rows])
     x = preprocess.flatten(values[columns.features][rows])
     scaling: tuple[Affine, ...] = tuple(saved.load() for saved in feed.affine)
     if small and mask is None and preprocess.is_small(x):
@@ -326,17 +338,26 @@ def inspect(feed: Feed, shard: Shard, skip: bool = False) -> Inspected:
                 raise
             before = next((k.checksums for k in feed.known if k.shard == shard), {})
             return Inspected((0, 0, 0), SKIPPED, -1, before, str(error))
-        largest = _check_values(feed, shard, values)
+        there = presence(feed.columns, values)
+        largest = _check_values(feed, shard, values, there)
         codes = codes_of(feed, shard, values)
         counts = tuple(int((codes == i).sum()) for i in range(len(PARTS)))
         sums = {name: checksum(array) for name, array in values.items()}
-        return Inspected(counts, digest(values), largest, sums)  # type: ignore[arg-type]
+        found = Inspected(counts, digest(values), largest, sums)  # type: ignore[arg-type]
+        return found if there is None else _with_presence(found, shard, there, codes)
 
 
-def _check_values(feed: Feed, shard: Shard, values: dict[str, Any]) -> int:
+def _with_presence(found: Inspected, shard: Shard, there: Array, codes: Array) -> Inspected:
+    """Add how many values of each part are there, and the samples of which none is."""
+    counts = preprocess.flatten(there).sum(axis=1)
+    hidden = tuple((shard.start + np.flatnonzero(counts == 0)).tolist())
+    present = tuple(int(counts[codes == i].sum()) for i in range(len(PARTS)))
+    return found._replace(present=present, hidden=hidden)  # type: ignore[arg-type]
+
+
+def _check_values(feed: Feed, shard: Shard, values: dict[str, Any], mask: Array | None) -> int:
     """Check features and labels; return the largest label, -1 without any."""
     columns = feed.columns
-    mask = values[columns.mask].astype(bool) if columns.mask else None
     check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
     for declared in feed.ranges:
         if declared.name in values:

@@ -6,7 +6,7 @@ where xarray is asked for them.
 
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -41,6 +41,8 @@ class Columns(NamedTuple):
     """Of the features, as a reader sees them."""
     classes: int | None
     """Number of classes where the labels say so themselves (CF ``flag_values``)."""
+    missing: Literal["refuse", "absent"] = "refuse"
+    """What NaN among the features means."""
 
     @property
     def visible(self) -> int:
@@ -245,6 +247,12 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
         raise SchemaError(f"{where}: features {source.features!r}: a single number, no dimensions")
     sample_dim = source.sample_dim or str(features.dims[0])
     _check_features(source.features, features, sample_dim, where)
+    if source.missing == "absent" and features.dtype.kind != "f":
+        raise SchemaError(
+            f"{where}: features {source.features!r}: missing='absent' takes floats, of which NaN "
+            f"is missing, found {features.dtype}; name a mask variable (source.mask), or leave it "
+            "out"
+        )
     labels = None
     if source.labels is not None:
         labels = _named(dataset, source.labels, "labels", where)
@@ -265,6 +273,7 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
         feature_dims=dims,
         dtype=str(features.dtype.newbyteorder("=")),
         classes=None if labels is None else _classes(labels.attrs),
+        missing=source.missing,
     )
 
 
