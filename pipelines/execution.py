@@ -112,6 +112,7 @@ class Execution:
             grid=opened.grid,
             visible=opened.visible,
             coords=opened.coords,
+            sample=opened.sample,
             chain=stage_digest(pipeline.source, str(pipeline.seed), stage_digest(split)),
             records=list(self.done.values()),
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
 from deepstrata.ops.backend import Backend
@@ -43,6 +44,15 @@ class Opened(NamedTuple):
         for length in self.columns.feature_shape:
             size *= length
         return size
+
+    @property
+    def sample(self) -> xr.DataArray:
+        """One sample without values: dimensions, coordinates, name and attributes."""
+        whole = self.dataset[self.columns.features]
+        dims, shape = self.columns.feature_dims, self.columns.feature_shape
+        coords = {name: c for name, c in whole.coords.items() if c.dims and set(c.dims) <= {*dims}}
+        blank = np.broadcast_to(np.float32(np.nan), shape)
+        return xr.DataArray(blank, coords, dims, self.columns.features, whole.attrs)
 
     @property
     def coords(self) -> xr.Dataset:

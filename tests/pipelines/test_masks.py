@@ -28,9 +28,13 @@ from deepstrata import (
 from deepstrata.ops import gaps, pca
 from deepstrata.ops.gaps import Gaps
 from deepstrata.ops.partials import Batch
+from deepstrata.pipelines import summary
 from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.lowering import principal
+from deepstrata.pipelines.report import Report
+from deepstrata.pipelines.report.page import page
 from deepstrata.pipelines.run import Run, run
+from deepstrata.schemas import stages
 from deepstrata.schemas.keys import Key, fold
 
 TIMES, LAT, LON, SHARD = 40, 6, 10, 5
@@ -140,6 +144,31 @@ def test_land_is_left_as_it_is_and_codes_are_finite(done: Run) -> None:
     again = done.model.encode(field())
     assert np.isfinite(again).all()
     np.testing.assert_allclose(again, done.codes["code"], atol=1e-5)
+
+
+def test_the_report_draws_maps_in_the_datas_units(
+    path: str, client: Client, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Report] = []
+    monkeypatch.setattr(summary, "write_report", lambda report, path: drawn.append(report))
+    pipeline = masked(path)
+    pipeline = pipeline.model_copy(update={"stages": (*pipeline.stages, stages.Report())})
+    done = run(pipeline, client, out=out)
+    (report,) = drawn
+    assert report.maps is not None
+    test = np.flatnonzero(np.arange(TIMES) % SHARD == SHARD - 1)
+    # Examples are those of one shard: the first with samples of the part.
+    first = field().isel(time=test[:1], lat=slice(None, None, -1))
+    assert report.maps.titles == ("2010-05-05",)
+    assert report.maps.units == "degC"
+    np.testing.assert_allclose(report.maps.inputs, first["sst"], atol=1e-5)
+    np.testing.assert_array_equal(report.maps.grid.latitudes, first["lat"])
+    made = report.maps.reconstructions
+    np.testing.assert_array_equal(np.isnan(made), np.isnan(first["sst"]))
+    assert np.nanmax(np.abs(made)) < 3 * np.nanmax(np.abs(field()["sst"]))
+    assert np.isnan(report.filters[0][1]).any()
+    assert ">Maps</h2>" in page(report)
+    assert done.report is not None
 
 
 def test_gaps_are_those_of_the_key_and_the_pca_fills_them_best(done: Run) -> None:
