@@ -43,7 +43,7 @@ def shapes(visible: int, components: int) -> Basis:
     return Basis(ArraySpec((visible,), "float64"), ArraySpec((visible, components), "float64"))
 
 
-def check(components: int, samples: int, visible: int) -> None:
+def check(stage: str, components: int, samples: int, visible: int) -> None:
     """Check that samples have so many components.
 
     Raises
@@ -54,8 +54,8 @@ def check(components: int, samples: int, visible: int) -> None:
     most = min(visible, samples - 1)
     if components > most:
         raise DeclarationError(
-            f"pca={components}: expected at most {most} components, as {samples:,} training "
-            f"samples of {visible:,} features have"
+            f"stage {stage!r}: pca={components}: expected at most {most} components, as "
+            f"{samples:,} training samples of {visible:,} features have"
         )
 
 
@@ -142,7 +142,7 @@ def _fitted(components: Array, there: Array, code: Array) -> Array:
     """
     xp = namespace(components)
     seen = components * xp.astype(there, components.dtype)[:, None]
-    return xp.linalg.pinv(seen.T @ seen, hermitian=True) @ code
+    return xp.linalg.pinv(seen.T @ seen) @ code
 
 
 def evaluate(linear: Basis, batch: Batch, gaps: Gaps | None) -> dict[str, Any]:

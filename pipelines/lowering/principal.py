@@ -16,6 +16,7 @@ from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.graph import Graph
 from deepstrata.pipelines.lowering.statistics import shard_moments
 from deepstrata.pipelines.meter import measure
+from deepstrata.schemas.stages import Evaluate
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
 from deepstrata.storage import checkpoints, stores
 from deepstrata.storage.shards import Shard
@@ -80,16 +81,22 @@ def weighted(feed: Feed, run: Run, mean: Saved, shares: tuple[Array, ...], index
         return backend.to_numpy(own.T @ backend.device_array(shares[index], feed.backend))
 
 
-def principal(context: Context, stage: str, components: int) -> Saved:
-    """Find the principal components of the training part, and save them with the mean.
+def check_components(context: Context) -> None:
+    """Check, before anything is trained, that there are as many components as are asked for.
 
     Raises
     ------
     DeclarationError
-        There are fewer features, or not more samples.
+        There are fewer features, or not more training samples.
     """
-    samples, visible = context.total(0), context.visible
-    pca.check(components, samples, visible)
+    for stage in context.pipeline.stages:
+        if isinstance(stage, Evaluate) and stage.pca is not None:
+            pca.check(stage.name, stage.pca, context.total(0), context.visible)
+
+
+def principal(context: Context, stage: str, components: int) -> Saved:
+    """Find the principal components of the training part, and save them with the mean."""
+    visible = context.visible
     shards = [shard for shard in context.grid if context.counts[shard.index][0]]
     runs = snapshot_runs(context.grid, context.counts, visible)
     (found,) = each_shard(

@@ -147,6 +147,7 @@ def test_gaps_are_filled_from_the_components_and_from_the_mean():
 
 @pytest.mark.parametrize(("samples_", "features", "most"), [(200, 6, 6), (5, 9, 4)])
 def test_more_components_than_there_are_are_refused(samples_, features, most):
-    pca.check(most, samples_, features)
-    with pytest.raises(DeclarationError, match=f"pca={most + 1}: expected at most {most} "):
-        pca.check(most + 1, samples_, features)
+    pca.check("evaluate", most, samples_, features)
+    message = f"stage 'evaluate': pca={most + 1}: expected at most {most} components"
+    with pytest.raises(DeclarationError, match=message):
+        pca.check("evaluate", most + 1, samples_, features)

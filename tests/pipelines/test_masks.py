@@ -13,6 +13,7 @@ from deepstrata import (
     RBM,
     Autoencoder,
     DataError,
+    DeclarationError,
     Dense,
     Encode,
     Evaluate,
@@ -242,6 +243,16 @@ def test_what_hides_everything_is_named_before_any_training(
     pipeline = masked(store(tmp_path / "d.zarr", dataset))
     with pytest.raises(DataError, match=message):
         run(pipeline, client, out=str(tmp_path / "run"), observer=seen.append)
+    assert {getattr(event, "stage", "inspect") for event in seen} == {"inspect"}
+
+
+def test_more_components_than_samples_are_refused_before_any_training(
+    path: str, client: Client, out: str
+) -> None:
+    seen: list[Any] = []
+    pipeline = masked(path, **{"evaluate.pca": 32})
+    with pytest.raises(DeclarationError, match="stage 'evaluate': pca=32: expected at most 31 "):
+        run(pipeline, client, out=out, observer=seen.append)
     assert {getattr(event, "stage", "inspect") for event in seen} == {"inspect"}
 
 
