@@ -89,7 +89,7 @@ pipeline = Pipeline(
         ),
         Evaluate(parts=("train", "test"), pca=30, gaps=0.2),
         Encode(),
-        Report(),
+        Report(examples=16),
     ),
     seed=0,
 )
