@@ -6,12 +6,14 @@ Letters: N samples.
 from collections.abc import Sequence
 from typing import Any
 
-from deepstrata.ops import layers
+from deepstrata.ops import layers, tying
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
+from deepstrata.ops.tying import Uses
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.trees import Array, Tree
+from deepstrata.schemas.tying import owner_of
 
 
 def passes(count: int, rows: Array, key: Key | None, scratch: Scratch) -> list[Pass]:
@@ -27,7 +29,7 @@ def forward(
 ) -> tuple[Array, list[Any]]:
     """Return what the last layer gives, (N, ...) -> (N, ...), and what ``backward`` needs."""
     saved = []
-    for layer, own, here in zip(net, params, at, strict=True):
+    for layer, own, here in zip(net, tying.filled(net, params), at, strict=True):
         x, kept = layers.forward(layer, own, x, here)
         saved.append(kept)
     return x, saved
@@ -53,13 +55,19 @@ def backward(
     below
         Whether anybody wants the derivatives by the input; None is returned otherwise.
     """
-    wanted = params if out is None else out.tree
+    wanted, whole, uses = params if out is None else out.tree, tying.filled(net, params), Uses(net)
     lowest = 0 if below else next((i for i, own in enumerate(wanted) if own), len(net))
     grads: list[Tree] = [()] * len(net)
     for i in reversed(range(lowest, len(net))):
-        known, into = (params[i], saved[i], delta, at[i]), out and out._replace(tree=wanted[i])
-        if params[i] and not wanted[i]:
+        known, goes_on = (whole[i], saved[i], delta, at[i]), below or i > lowest
+        into, owner = out and out._replace(tree=wanted[i]), owner_of(net, i)
+        is_lent = owner is not None and bool(wanted[owner])
+        if params[i] and not wanted[i] and not is_lent:
             delta = layers.through(net[i], *known)
+        elif owner is not None:
+            delta, found = layers.backward(net[i], *known, below=goes_on)
+            grads[i] = uses.split(i, found, into, is_lent)
         else:
-            delta, grads[i] = layers.backward(net[i], *known, into, below=below or i > lowest)
+            delta, grads[i] = layers.backward(net[i], *known, into, below=goes_on)
+            uses.add(i, grads[i], into)
     return delta if below else None, tuple(grads)

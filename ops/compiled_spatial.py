@@ -327,12 +327,13 @@ def maxima(x: Floats, kernel: Any, stride: Any, y: Floats, where: Any) -> None:
 def spread_maxima(dy: Floats, where: Any, kernel: Any, stride: Any, dx: Floats) -> None:
     """Add each of ``dy`` (N, H', W', C) to the tap of its window that held the maximum."""
     units, pitch = dx.shape[3], dx.shape[2] * dx.shape[3]
+    offsets = np.empty(kernel[0] * kernel[1], np.int64)
+    for tap in range(offsets.size):
+        offsets[tap] = tap // kernel[1] * pitch + tap % kernel[1] * units
     deltas, taps, sums = dy.reshape(dy.size), where.reshape(where.size), dx.reshape(dx.size)
     at = 0
     for n, i, j in np.ndindex(dy.shape[:3]):
         first = ((n * dx.shape[1] + i * stride[0]) * dx.shape[2] + j * stride[1]) * units
         for u in range(units):
-            tap = np.int64(taps[at + u])
-            a = tap // kernel[1]
-            sums[first + a * pitch + (tap - a * kernel[1]) * units + u] += deltas[at + u]
+            sums[first + offsets[taps[at + u]] + u] += deltas[at + u]
         at += units

@@ -225,7 +225,7 @@ def convolve_weight_gradient(
     _check_outputs(geometry, x.shape, dy.shape, maps)
     if is_fast(x, dy):
         total = _weight_sums(geometry, x, dy, scratch or Scratch()).reshape(shape)
-        return total if out is None else put(total, out.tree, out)
+        return total.copy() if out is None else put(total, out.tree, out)
     xp = namespace(x)
     padded = windows.padded(geometry, x)
     total = xp.zeros(shape, dtype=x.dtype, device=x.device)
@@ -239,7 +239,7 @@ def convolve_weight_gradient(
 
 
 def _weight_sums(geometry: Geometry, x: Array, dy: Array, scratch: Scratch) -> Array:
-    """Return the gradient (K, M), in a new array."""
+    """Return the gradient (K, M), in a buffer."""
     samples, channels, maps, groups = x.shape[0], x.shape[-1], dy.shape[-1], geometry.groups
     layout = sliding.layout(geometry, x.shape[1:-1], channels, maps, False)
     tables = sliding.products(geometry, x.shape[1:-1], channels)

@@ -29,7 +29,7 @@ def hide(batch: Batch, gaps: Gaps) -> tuple[Batch, Array]:
     there = xp.ones_like(hidden) if batch.mask is None else batch.mask
     hidden, seen = hidden & there, there & ~hidden
     x = xp.where(seen, x, xp.zeros_like(x))
-    return Batch(batch.rows, x, batch.labels, seen), hidden
+    return batch._replace(x=x, mask=seen, scaling=None), hidden
 
 
 def measure(batch: Batch, gaps: Gaps, fill: Callable[[Batch], Array]) -> dict[str, Any]:

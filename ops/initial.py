@@ -8,6 +8,7 @@ import numpy as np
 
 from deepstrata.ops import layers
 from deepstrata.ops.backend import Backend, device_array, namespace
+from deepstrata.ops.dense import BiasParams
 from deepstrata.ops.random import normal
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.shapes import Shape
@@ -39,6 +40,8 @@ def fresh(layer: Any, shape: Shape, key: Key, backend: Backend, scale: float | N
     found = layers.specs(layer, shape)
     if not found:
         return found
+    if isinstance(found, BiasParams):
+        return tree_map(lambda spec: device_array(np.zeros(spec.shape, np.float32), backend), found)
     scale = layers.initial_scale(layer, found) if scale is None else scale
     made = drawn(found, scale, key, backend)
     return made._replace(weights=layers.connect(layer, made.weights))

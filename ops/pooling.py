@@ -150,25 +150,31 @@ def norm_gradient(pool: Pool, x: Array, y: Array, dy: Array, out: Array | None =
     return dx
 
 
-def _smallest_type(xp: Namespace, taps: int) -> Any:
-    """Return the smallest unsigned type that numbers the taps."""
-    return next(t for t in (xp.uint8, xp.uint16, xp.uint32) if taps - 1 <= xp.iinfo(t).max)
+def tap_type(xp: Namespace, pool: Pool) -> Any:
+    """Return the smallest unsigned type that numbers a window's taps."""
+    kinds = (xp.uint8, xp.uint16, xp.uint32)
+    return next(kind for kind in kinds if pool.taps - 1 <= xp.iinfo(kind).max)
 
 
-def maximum(pool: Pool, x: Array, out: Array | None = None) -> Maximum:
+def maximum(pool: Pool, x: Array, out: Array | None = None, where: Array | None = None) -> Maximum:
     """Return the maxima of windows, and where they are; NaN is the greatest.
 
-    Arguments as for ``average``.
+    Parameters
+    ----------
+    x, out
+        As for ``average``.
+    where
+        (N, *output, C) of ``tap_type``, overwritten and returned where given.
     """
     shape, xp = _shape(pool, x.shape), namespace(x)
-    kind = _smallest_type(xp, pool.taps)
+    kind = tap_type(xp, pool)
     if is_fast(x) and (out is None or is_fast(out)):
         out = np.empty(shape, np.float32) if out is None else out
-        where = np.empty(shape, kind)
+        where = np.empty(shape, kind) if where is None else where
         size, stride, planes, best, taps = _planes(pool, x, out, where)
         loops.maxima(planes, size, stride, best, taps)
         return Maximum(out, where)
-    where = xp.zeros(shape, dtype=kind, device=x.device)
+    taps = xp.zeros(shape, dtype=kind, device=x.device)
     best = None
     for tap, (_, window) in enumerate(windows.taps(pool.geometry, shape[1:-1])):
         seen = x[(slice(None), *window, slice(None))]
@@ -177,8 +183,8 @@ def maximum(pool: Pool, x: Array, out: Array | None = None) -> Maximum:
             continue
         wins = (seen > best) | xp.isnan(seen)
         best = xp.where(wins, seen, best)
-        where = xp.where(wins, xp.asarray(tap, dtype=kind, device=x.device), where)
-    return Maximum(store(best, out), where)
+        taps = xp.where(wins, xp.asarray(tap, dtype=kind, device=x.device), taps)
+    return Maximum(store(best, out), store(taps, where))
 
 
 def maximum_gradient(

@@ -6,6 +6,7 @@ Installed as ``deepstrata/__init__.py``: the public names.
 from typing import TYPE_CHECKING, Any
 
 from deepstrata.pipelines.pipeline import Pipeline
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import (
     DatasetSchema,
     DatasetSource,
@@ -31,6 +32,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -117,6 +119,8 @@ __all__ = [
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
+    "ConvolutionalPSD",
+    "ConvolutionalRBM",
     "Cosine",
     "CrossDomain",
     "DBNClassifier",
@@ -148,6 +152,7 @@ __all__ = [
     "Pooling",
     "Pretrain",
     "RBMEncoder",
+    "Rectification",
     "ReduceOnPlateau",
     "Report",
     "Run",

@@ -8,6 +8,7 @@ from typing import Any
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
@@ -158,8 +159,9 @@ KINDS: dict[type[Any], str] = {
 
 def _source(source: Source) -> Box:
     names = [f"features: {source.features}"]
-    if source.labels:
-        names.append(f"labels: {source.labels}")
+    for role in ("labels", "targets", "weights"):
+        name = getattr(source, role)
+        names += [f"{role}: {name}"] if name else []
     where: str | None = None
     if isinstance(source, ZarrSource):
         where = f"Zarr: {_last(source.path)}"
@@ -290,6 +292,7 @@ def _(layer: MSDA) -> str:
     return f"mSDA, {layer.depth} layers, noise {layer.noise:g}"
 
 
+@_layer.register
 def _(layer: SparseCoding) -> str:
     return f"sparse coding, {layer.atoms} atoms"
 
@@ -300,8 +303,19 @@ def _(layer: PSD) -> str:
 
 
 @_layer.register
+def _(layer: ConvolutionalPSD) -> str:
+    return f"convolutional PSD {layer.maps} of {_times(layer.kernel)}"
+
+
+@_layer.register
+def _(layer: ConvolutionalRBM) -> str:
+    gaussian = "Gaussian " if layer.visible_units == "gaussian" else ""
+    return f"{gaussian}convolutional RBM {layer.maps} of {_times(layer.kernel)}"
+
+
+@_layer.register
 def _(layer: Dense) -> str:
-    return f"{layer.activation} {layer.units}"
+    return f"{layer.activation} {layer.units}{_tied(layer)}"
 
 
 @_layer.register
@@ -309,12 +323,27 @@ def _(layer: Softmax) -> str:
     return f"softmax {layer.classes}"
 
 
-@_layer.register(Convolution)
+@_layer.register
+def _(layer: Convolution) -> str:
+    pooled = "" if layer.pooling is None else f", {_layer(layer.pooling)}"
+    return f"{_convolving(layer)}{_tied(layer)}{pooled}"
+
+
+@_layer.register
+def _(layer: TransposedConvolution) -> str:
+    return f"{_convolving(layer)}{_tied(layer)}"
+
+
 @_layer.register(LocallyConnected)
-@_layer.register(TransposedConvolution)
-def _(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
+def _convolving(layer: Convolution | LocallyConnected | TransposedConvolution) -> str:
     kind = layer.kind.replace("_", " ")
     return f"{kind} {layer.maps} of {_times(layer.kernel)}, {layer.activation}"
+
+
+def _tied(layer: Dense | Convolution | TransposedConvolution) -> str:
+    """Say whose weights a layer uses, where it has none of its own."""
+    turned = " transposed" if isinstance(layer, Dense) and layer.transposed else ""
+    return f" by {layer.weights_of}{turned}" if layer.weights_of else ""
 
 
 @_layer.register

@@ -17,6 +17,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -48,7 +49,8 @@ def _(layer: Softmax, shape: Shape) -> Shape:
 
 @shape_after.register(Activation)
 @shape_after.register(Dropout)
-def _(layer: Activation | Dropout, shape: Shape) -> Shape:
+@shape_after.register(Rectification)
+def _(layer: Activation | Dropout | Rectification, shape: Shape) -> Shape:
     return shape
 
 
@@ -107,6 +109,23 @@ def _windows(places: Shape, reach: Shape, stride: Shape, kind: str) -> Shape:
 
 @shape_after.register
 def _(layer: Convolution, shape: Shape) -> Shape:
+    maps = maps_after(layer, shape)
+    if layer.pooling is None:
+        return maps
+    try:
+        return shape_after(layer.pooling, maps)
+    except ValueError as error:
+        raise ValueError(f"its pooling: {error}") from None
+
+
+def maps_after(layer: Convolution, shape: Shape) -> Shape:
+    """Return the shape of a convolution's maps before any pooling of its own.
+
+    Raises
+    ------
+    ValueError
+        As ``shape_after`` does.
+    """
     dims = len(layer.kernel)
     places, channels = _places(layer, layer.kernel, shape)
     if channels % layer.groups:

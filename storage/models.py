@@ -28,6 +28,10 @@ class ModelInfo(Document):
     missing: Literal["refuse", "absent"] = "refuse"
     """Whether NaN among the features means a value that is not there."""
     labels: str | None = None
+    targets: str | None = None
+    """Name of the variable that the model predicts; its dimensions but for the samples' follow."""
+    target_dims: tuple[str, ...] = ()
+    target_shape: tuple[int, ...] = ()
     pipeline: str = ""
     """Name of the pipeline that trained it."""
     digest: str = ""

@@ -10,18 +10,20 @@ from array_api_compat import device
 
 from deepstrata.ops import dense, preprocess, random
 from deepstrata.ops.backend import namespace, product
-from deepstrata.ops.dense import ACTIVATIONS, DenseParams
+from deepstrata.ops.dense import ACTIVATIONS, BiasParams, DenseParams
 from deepstrata.ops.layers.table import Pass, backward, forward, specs, through
 from deepstrata.ops.partials import Into
-from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Rectification, Softmax
 from deepstrata.schemas.shapes import Shape
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
 
 @specs.register(Dense)
 @specs.register(Softmax)
-def _(layer: Dense | Softmax, shape: Shape) -> DenseParams:
+def _(layer: Dense | Softmax, shape: Shape) -> DenseParams | BiasParams:
     units = layer.classes if isinstance(layer, Softmax) else layer.units
+    if isinstance(layer, Dense) and layer.weights_of:
+        return BiasParams(ArraySpec((units,)))
     return DenseParams(ArraySpec((math.prod(shape), units)), ArraySpec((units,)))
 
 
@@ -117,6 +119,25 @@ def _(
 ) -> tuple[Array | None, Tree]:
     slope = ACTIVATIONS[layer.function][1](preprocess.flatten(delta), saved)
     return namespace(delta).reshape(slope, delta.shape), ()
+
+
+@forward.register
+def _(layer: Rectification, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    return namespace(x).abs(x), x
+
+
+@backward.register
+def _(
+    layer: Rectification,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    delta *= namespace(saved).sign(saved)
+    return delta, ()
 
 
 @forward.register

@@ -6,9 +6,10 @@ Samples are channels last, (N, place, C) or (N, y, x, C).
 import math
 from typing import Any
 
-from deepstrata.ops import convolution, locally_connected, normalisation, pooling
+from deepstrata.ops import convolution, dense, fused, locally_connected, normalisation, pooling
 from deepstrata.ops.backend import namespace
-from deepstrata.ops.dense import ACTIVATIONS, DenseParams
+from deepstrata.ops.dense import BiasParams, DenseParams
+from deepstrata.ops.fused import Fused
 from deepstrata.ops.layers.table import Pass, backward, connect, fans, forward, specs
 from deepstrata.ops.partials import Into, put
 from deepstrata.ops.pooling import Pool
@@ -22,6 +23,7 @@ from deepstrata.schemas.layers import (
 )
 from deepstrata.schemas.shapes import Shape, each, paddings, shape_after
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
+from deepstrata.schemas.tying import weights_shape
 
 Convolving = Convolution | TransposedConvolution | LocallyConnected
 
@@ -38,31 +40,13 @@ def geometry(layer: Convolving) -> Geometry:
     return Geometry(layer.kernel, each(layer.stride, dims), padding, dilation, groups)
 
 
-def _activate(layer: Convolving, y: Array, bias: Array) -> Array:
-    """Overwrite (N, ..., M) with the activation of itself and a bias (M,) or (..., M)."""
-    xp, units = namespace(y), math.prod(bias.shape)
-    rows = xp.reshape(y, (math.prod(y.shape) // units, units))
-    rows = ACTIVATIONS[layer.activation][0](rows, xp.reshape(bias, (units,)))
-    return xp.reshape(rows, y.shape)
-
-
-def _chain(layer: Convolving, delta: Array, y: Array) -> Array:
-    """Turn derivatives by a layer's output into those by its weighted inputs."""
-    xp = namespace(y)
-    flat = xp.reshape(delta, (-1, y.shape[-1])), xp.reshape(y, (-1, y.shape[-1]))
-    return xp.reshape(ACTIVATIONS[layer.activation][1](*flat), y.shape)
-
-
-@specs.register
-def _(layer: Convolution, shape: Shape) -> DenseParams:
-    weights = (*layer.kernel, shape[-1] // layer.groups, layer.maps)
-    return DenseParams(ArraySpec(weights), ArraySpec((layer.maps,)))
-
-
-@specs.register
-def _(layer: TransposedConvolution, shape: Shape) -> DenseParams:
-    weights = (*layer.kernel, layer.maps, shape[-1])
-    return DenseParams(ArraySpec(weights), ArraySpec((layer.maps,)))
+@specs.register(Convolution)
+@specs.register(TransposedConvolution)
+def _(layer: Convolution | TransposedConvolution, shape: Shape) -> DenseParams | BiasParams:
+    bias = ArraySpec((layer.maps,))
+    if layer.weights_of:
+        return BiasParams(bias)
+    return DenseParams(ArraySpec(weights_shape(layer, shape) or ()), bias)
 
 
 @specs.register
@@ -105,10 +89,16 @@ def _(layer: Convolution, weights: Array) -> Array:
     return weights
 
 
+def _fused(layer: Convolution, pooling: Pooling) -> Fused:
+    return Fused(geometry(layer), layer.activation, _pool(pooling), pooling.function)
+
+
 @forward.register
 def _(layer: Convolution, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
+    if layer.pooling is not None:
+        return fused.forward(_fused(layer, layer.pooling), params, x, at.scratch)
     y = convolution.convolve(geometry(layer), x, params.weights, scratch=at.scratch)
-    y = _activate(layer, y, params.bias)
+    y = dense.activate(layer.activation, y, params.bias)
     return y, (x, y)
 
 
@@ -122,8 +112,12 @@ def _(
     out: Into | None = None,
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
+    if layer.pooling is not None:
+        how = _fused(layer, layer.pooling)
+        dx, found = fused.backward(how, params, saved, delta, out, below, at.scratch)
+        return dx, found._replace(weights=connect(layer, found.weights))
     (x, y), where = saved, geometry(layer)
-    delta = _chain(layer, delta, y)
+    delta = dense.chain(layer.activation, delta, y)
     into = out and out._replace(tree=out.tree.weights)
     weights = convolution.convolve_weight_gradient(where, x, delta, into, at.scratch)
     found = DenseParams(connect(layer, weights), _bias_gradient(delta, out))
@@ -135,9 +129,8 @@ def _(
 
 
 def _bias_gradient(delta: Array, out: Into | None) -> Array:
-    """Return the sum over samples and places, which share a bias."""
-    xp = namespace(delta)
-    bias = xp.sum(xp.reshape(delta, (-1, delta.shape[-1])), axis=0)
+    """Return the sum over samples and places, or write it."""
+    bias = dense.bias_gradient(delta)
     return bias if out is None else put(bias, out.tree.bias, out)
 
 
@@ -147,7 +140,7 @@ def _(layer: TransposedConvolution, params: DenseParams, x: Array, at: Pass) -> 
     y = convolution.convolve_input_gradient(
         geometry(layer), x, params.weights, shape, scratch=at.scratch
     )
-    y = _activate(layer, y, params.bias)
+    y = dense.activate(layer.activation, y, params.bias)
     return y, (x, y)
 
 
@@ -162,7 +155,7 @@ def _(
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
     (x, y), where = saved, geometry(layer)
-    delta = _chain(layer, delta, y)
+    delta = dense.chain(layer.activation, delta, y)
     into = out and out._replace(tree=out.tree.weights)
     weights = convolution.convolve_weight_gradient(where, delta, x, into, at.scratch)
     found = DenseParams(weights, _bias_gradient(delta, out))
@@ -174,7 +167,7 @@ def _(
 @forward.register
 def _(layer: LocallyConnected, params: DenseParams, x: Array, at: Pass) -> tuple[Array, Any]:
     y = locally_connected.connect(geometry(layer), x, params.weights)
-    y = _activate(layer, y, params.bias)
+    y = dense.activate(layer.activation, y, params.bias)
     return y, (x, y)
 
 
@@ -189,7 +182,7 @@ def _(
     below: bool = True,
 ) -> tuple[Array | None, Tree]:
     (x, y), where = saved, geometry(layer)
-    delta = _chain(layer, delta, y)
+    delta = dense.chain(layer.activation, delta, y)
     into = out and out._replace(tree=out.tree.weights)
     weights = locally_connected.connect_weight_gradient(where, x, delta, into)
     bias = namespace(delta).sum(delta, axis=0)

@@ -8,6 +8,7 @@ import numpy as np
 
 from deepstrata.ops import gaps, models, pca
 from deepstrata.ops.gaps import Gaps
+from deepstrata.ops.measures import means
 from deepstrata.ops.partials import add_stats
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel, each_shard, stage_digest
@@ -15,10 +16,9 @@ from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.principal import PART, principal
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
-from deepstrata.pipelines.training import RATES
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Model, is_supervised
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Evaluate
 from deepstrata.storage import sealed, stores
@@ -57,16 +57,14 @@ def evaluate_linear(
 
 def _means(stage: Evaluate, part: str, sums: Sums) -> dict[str, float]:
     """Turn sums into means: of gaps over their number, of all else over the samples."""
-    n, count = int(sums.pop("n")), sums.pop("gaps", None)
+    count = sums.pop("gaps", None)
     if count == 0:
         raise DataError(
             f"stage {stage.name!r}: gaps={stage.gaps} hides no value of the {part} part; take a "
             "larger share"
         )
-    return {
-        RATES.get(name, name): float(value) / (count if name.startswith("gap_") else n)
-        for name, value in sums.items()
-    }
+    filled = {name: sums.pop(name) / count for name in list(sums) if name.startswith("gap_")}
+    return means(sums, sums["n"]) | filled
 
 
 def _beside(stage: Evaluate, context: Context, hidden: Gaps | None) -> dict[str, float]:
@@ -113,10 +111,13 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
     # Stages that compare models hide the same values.
     hidden = None if stage.gaps is None else Gaps(stage.gaps, fold(context.key, "gaps"))
     metrics, outputs = dict[str, float](), dict[str, str]()
+    feed = context.feed._replace(supervised=is_supervised(used.model))
     for name, shards in _parts(stage, context):
         arguments = (used.model, used.params, PARTS.index(name), hidden)
-        (found,) = each_shard(context, stage.name, evaluate_shard, shards, arguments, merge_sums)
-        examples += int(found["n"])
+        (found,) = each_shard(
+            context, stage.name, evaluate_shard, shards, arguments, merge_sums, feed=feed
+        )
+        examples += context.total(PARTS.index(name))
         confusion = found.pop("confusion", None)
         if confusion is not None:
             outputs |= _confusion(stage, context, name, confusion)

@@ -19,6 +19,7 @@ from deepstrata import (
     Split,
 )
 
+halves = Pooling(size=(2, 2))
 pipeline = Pipeline(
     name="cnn-mnist",
     source=FileSource(
@@ -35,10 +36,8 @@ pipeline = Pipeline(
             model=Network(
                 input_shape=(28, 28, 1),
                 layers=(
-                    Convolution(maps=32, kernel=(5, 5), initial_weights="he"),
-                    Pooling(size=(2, 2)),
-                    Convolution(maps=64, kernel=(5, 5), initial_weights="he"),
-                    Pooling(size=(2, 2)),
+                    Convolution(maps=32, kernel=(5, 5), initial_weights="he", pooling=halves),
+                    Convolution(maps=64, kernel=(5, 5), initial_weights="he", pooling=halves),
                     Dense(units=512, activation="relu", initial_weights="he"),
                     Dropout(rate=0.5),
                     Softmax(classes=10),

@@ -15,6 +15,8 @@ import numpy as np
 
 from deepstrata.ops import convolution, fused, kernels, pooling
 from deepstrata.ops.backend import Scratch
+from deepstrata.ops.dense import DenseParams
+from deepstrata.ops.fused import Fused
 from deepstrata.ops.partials import Into
 from deepstrata.ops.pooling import Pool
 from deepstrata.ops.windows import Geometry, geometry, output_shape
@@ -178,9 +180,9 @@ def inference(layer: Layer, samples: int, quick: bool) -> dict[str, Contender]:
         return pooling.maximum(pool, maps, y)
 
     def tiles() -> object:
-        return fused.convolve_and_pool(shape, pool, x, weights, bias, out=y, scratch=scratch)
+        return fused.forward(how, DenseParams(weights, bias), x, scratch)
 
-    flat = maps.reshape(-1, layer.maps)
+    flat, how = maps.reshape(-1, layer.maps), Fused(shape, "relu", pool, "max")
     return {"steps": repeated(steps, samples, quick), "tiles": repeated(tiles, samples, quick)}
 
 

@@ -259,3 +259,13 @@ def test_weights_and_derivatives_that_do_not_fit_are_named():
         convolution.convolve_input_gradient(shape, dy[:, 1:], weights, x.shape)
     with pytest.raises(DeclarationError, match="derivatives"):
         convolution.convolve_weight_gradient(shape, x[:2], dy)
+
+
+def test_a_gradient_outlives_the_buffers_that_it_was_made_in():
+    random, scratch, shape = np.random.default_rng(0), Scratch(), geometry((3, 3))
+    x = random.normal(size=(2, 6, 6, 1)).astype(np.float32)
+    dy = random.normal(size=(2, 4, 4, 16)).astype(np.float32)
+    found = convolution.convolve_weight_gradient(shape, x, dy, scratch=scratch)
+    before = found.copy()
+    convolution.convolve_weight_gradient(shape, x, 2 * dy, scratch=scratch)
+    np.testing.assert_array_equal(found, before)

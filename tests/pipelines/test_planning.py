@@ -1,6 +1,7 @@
 """Plans: exact where they can be, upper bounds where they say so, and what they refuse."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,35 @@ from support import SAMPLES, SHARD, bars, dbn_pipeline
 
 from deepstrata import (
     RBM,
+    Convolution,
     DatasetSource,
     DeclarationError,
+    Dropout,
     Encode,
+    Evaluate,
+    FineTune,
     LocalSteps,
+    Network,
     Pipeline,
+    Pooling,
     Pretrain,
     SchemaError,
+    Softmax,
+    Split,
     Synchronous,
     ZarrSource,
 )
+from deepstrata.ops import models
+from deepstrata.ops.partials import Batch, take
 from deepstrata.pipelines.cluster import connect
 from deepstrata.pipelines.loading import load_pipeline
 from deepstrata.pipelines.planning import Limits, check_plan, limits_of, plan, size
 from deepstrata.pipelines.planning.checks import warnings
+from deepstrata.pipelines.planning.memory import passes
 from deepstrata.pipelines.planning.text import WIDTH
 from deepstrata.pipelines.run import run
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.trees import leaves
 from deepstrata.storage.datasets import open_dataset
 
 MIB = 1 << 20
@@ -239,6 +253,54 @@ def test_one_shard_and_long_chunks_are_warned_of(tmp_path: Path) -> None:
     said = [str(warning) for warning in warnings(found)]
     assert any("chunks of 38.1 MiB are decoded whole" in text for text in said)
     assert any("one shard, so no more than one worker has work" in text for text in said)
+
+
+HALVES = Pooling(size=(2, 2))
+APART = (Convolution(maps=16, kernel=(5, 5)), HALVES)
+TOGETHER = (Convolution(maps=16, kernel=(5, 5), pooling=HALVES),)
+
+
+@pytest.mark.parametrize("layers", [APART, TOGETHER], ids=["apart", "together"])
+@pytest.mark.parametrize("name", ["gradient", "evaluate"])
+def test_layers_take_no_more_than_the_plan_says(layers: tuple[Any, ...], name: str) -> None:
+    net = Network(input_shape=(28, 28, 1), layers=(*layers, Dropout(), Softmax(classes=3)))
+    params, random = models.init(net, 784, Key(0)), np.random.default_rng(0)
+    x, rows = random.random((400, 784), dtype=np.float32), np.arange(400)
+    batch, bound = Batch(rows, x, rows % 3), passes(net, 784)
+    pass_through = {
+        "gradient": lambda some: models.gradient(net, params, some, Key(1)),
+        "evaluate": lambda some: models.evaluate(net, params, some),
+    }[name]
+    pass_through(take(batch, 0, 2))  # compiles
+    tracemalloc.start()
+    pass_through(batch)
+    measured = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    each = bound.up + bound.down * (name == "gradient")
+    own = sum(leaf.nbytes for leaf in leaves(params))
+    assert measured <= 400 * each + bound.tiles + 2 * own
+    assert 400 * each < 3 * measured
+
+
+def test_maps_that_are_pooled_at_once_are_planned_for(tmp_path: Path) -> None:
+    chunks = {"x": (500, 784), "label": (500,)}
+    data = xr.Dataset(
+        {
+            "x": (("sample", "f"), np.zeros((2000, 784), np.float32)),
+            "label": (("sample",), np.arange(2000) % 3),
+        }
+    )
+    encoding = {name: {"chunks": some} for name, some in chunks.items()}
+    data.to_zarr(tmp_path / "a.zarr", zarr_format=3, consolidated=False, encoding=encoding)
+    source = ZarrSource(path=str(tmp_path / "a.zarr"), features="x", labels="label")
+    peaks = []
+    for layers in (APART, TOGETHER):
+        net = Network(input_shape=(28, 28, 1), layers=(*layers, Softmax(classes=3)))
+        stages = (Split(test=0.5), FineTune(model=net), Evaluate(parts=("test",)))
+        peaks.append([s.peak for s in plan(Pipeline(name="p", source=source, stages=stages)).steps])
+    maps = 4 * 24 * 24 * 16
+    for apart, together, samples in zip(*(p[-2:] for p in peaks), (1000, 500), strict=True):
+        assert apart - together > samples * maps
 
 
 def test_a_good_plan_is_not_warned_of(bars_path: str) -> None:

@@ -7,8 +7,14 @@ import pytest
 from deepstrata.pipelines.visualize import describe_model, draw_graph, draw_pipeline, draw_round
 from deepstrata.schemas.datasets import DatasetSource, FileSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN
+from deepstrata.schemas.layers import (
+    Convolution,
+    Dense,
+    Pooling,
+    Softmax,
+    TransposedConvolution,
+)
+from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN, Network
 from deepstrata.schemas.optimisers import (
     SGD,
     Adam,
@@ -20,6 +26,7 @@ from deepstrata.schemas.optimisers import (
     WarmUp,
 )
 from deepstrata.schemas.pipelines import Pipeline
+from deepstrata.schemas.sparse import SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     Encode,
@@ -88,6 +95,21 @@ def test_a_memory_is_described() -> None:
     assert describe_model(model) == "RBM 8, memory 20 of 3 classes"
     shown = texts(draw_pipeline(pipeline(stages=(Pretrain(model=model),))).svg)
     assert "RBM 8, memory 20 of 3" in shown
+
+
+def test_layers_say_what_they_pool_and_whose_weights_they_use() -> None:
+    layers = (
+        Convolution(maps=3, kernel=(3, 2), name="c", pooling=Pooling(size=(2, 2))),
+        TransposedConvolution(maps=1, kernel=(3, 2), weights_of="c"),
+        Dense(units=8, name="low"),
+        Dense(units=15, weights_of="low", transposed=True),
+        Softmax(classes=2),
+    )
+    assert describe_model(Network(layers=layers, input_shape=(9, 5, 1))) == (
+        "convolution 3 of 3x2, relu, max of 2x2, transposed convolution 1 of 3x2, relu by c, "
+        "logistic 8, logistic 15 by low transposed, softmax 2"
+    )
+    assert describe_model(SparseCoding(atoms=5)) == "sparse coding, 5 atoms"
 
 
 def test_an_arrow_leads_from_what_is_read() -> None:
