@@ -35,7 +35,7 @@ class Inspected(NamedTuple):
     counting: tuple[int, ...] = (0, 0, 0)
     """Samples of each part whose weight is not 0, and that have a target where there are any."""
     present: tuple[int, int, int] | None = None
-    """Values of each part that are there; None where all are."""
+    """Values of the features in each part that are there; None where all are."""
     hidden: tuple[int, ...] = ()
     """Samples, by their rows, of which no value is there."""
 
@@ -82,9 +82,9 @@ def inspect(feed: Feed, shard: Shard, skip: bool = False) -> Inspected:
 
 def _with_presence(found: Inspected, shard: Shard, there: Array, codes: Array) -> Inspected:
     """Add how many values of each part are there, and the samples of which none is."""
-    values = preprocess.flatten(there).sum(axis=1)
-    hidden = tuple((shard.start + np.flatnonzero(values == 0)).tolist())
-    train, validation, test = (int(values[codes == i].sum()) for i in range(len(PARTS)))
+    counts = preprocess.flatten(there).sum(axis=1)
+    hidden = tuple((shard.start + np.flatnonzero(counts == 0)).tolist())
+    train, validation, test = (int(counts[codes == i].sum()) for i in range(len(PARTS)))
     return found._replace(present=(train, validation, test), hidden=hidden)
 
 
