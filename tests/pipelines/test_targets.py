@@ -224,6 +224,15 @@ def test_softmax_nets_weigh_samples_too(path: str, client: Client, tmp_path: Pat
     assert b.metrics["test_error"] < 0.15
 
 
+def test_the_page_declares_what_can_be_run() -> None:
+    page = Path(__file__).parents[2] / "docs" / "losses.md"
+    if not page.exists():
+        pytest.skip("no docs beside the tests; they are in the repository")
+    names: dict[str, Any] = {}
+    exec(page.read_text().partition("```python\n")[2].partition("```")[0], names)
+    assert Pipeline.from_json(names["pipeline"].to_json()) == names["pipeline"]
+
+
 def test_a_plan_counts_targets_where_they_are_read(path: str) -> None:
     steps = {step.stage: step for step in plan(regression(path)).steps}
     column = SAMPLES * (HEIGHT * WIDTH * 8 + 8)
@@ -261,8 +270,8 @@ def refusal(pipeline: Pipeline, data: xr.Dataset | None, client: Client, out: st
         ),
         (
             lambda d: d.assign(field=d["field"] * np.nan),
-            "the train part has 144 samples, and none counts: where the weights 'area' are not 0, "
-            "all of the targets 'field' are missing (NaN); stage 'finetune'",
+            "the train part has 144 samples, and none counts: where the weights 'area' are not "
+            "zero, all of the targets 'field' are missing (NaN); stage 'finetune'",
         ),
         (
             lambda d: d.isel(x=slice(2)),
