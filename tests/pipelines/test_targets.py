@@ -17,6 +17,7 @@ from deepstrata import (
     Dense,
     Encode,
     Evaluate,
+    FileSource,
     FineTune,
     LocalSteps,
     Network,
@@ -300,6 +301,25 @@ def test_what_cannot_be_learned_is_said_before_training(
         features="state", targets="field", weights="area", sample_dim="time", rows_per_shard=SHARD
     )
     assert message in refusal(declared(source, REGRESSION), change(data), client, out)
+
+
+def test_files_are_learned_from_and_looked_at_before_they_are_ingested(
+    data: xr.Dataset, client: Client, tmp_path: Path
+) -> None:
+    file, out = str(tmp_path / "stations.npz"), str(tmp_path / "run")
+    field = data["field"].transpose("time", "y", "x").values
+    np.savez(file, state=data["state"], field=field, area=data["area"])
+    source = FileSource(format="npz", path=file, features="state", targets="field", weights="area")
+    pipeline = declared(source, REGRESSION, epochs=2)
+    steps = {step.stage: step for step in plan(pipeline).steps}
+    numbers = FEATURES * 4 + HEIGHT * WIDTH * 8 + 8
+    assert steps["finetune"].bytes_used == 2 * SAMPLES * numbers
+    small = declared(source, LABELLING.model_copy(update={"loss": "squared_error"}))
+    assert "gives 3 numbers for a sample; the targets 'field' have 6, of shape (2, 3)" in refusal(
+        small, None, client, out
+    )
+    assert not Path(out).exists()
+    assert "test_r2" in run(pipeline, client, out=out).metrics
 
 
 def test_a_cross_entropy_takes_probabilities(data: xr.Dataset, client: Client, out: str) -> None:
