@@ -269,21 +269,23 @@ def logistic_loss(
 ) -> tuple[float, float]:
     """Weighted cross-entropy (N, K) where targets are not NaN, and weighted samples with an error.
 
-    ``delta`` is its slopes. ``log(1 + exp(-abs(z)))`` is minus the logarithm of a number in
-    [1/2, 1]; one logarithm is taken of the product of many.
+    ``delta`` is its slopes. ``log(1 + exp(-abs(z)))`` is minus the logarithm of a probability of
+    1/2 or more; one logarithm is taken of the product of many.
     """
     loss, errors = 0.0, 0.0
     for i in range(logits.shape[0]):
-        own, product, wrong, weight = 0.0, 1.0, False, weights[i]
-        for k in range(logits.shape[1]):
-            z, target = logits[i, k], targets[i, k]
+        row, own, product, wrong, weight = delta[i], 0.0, 1.0, False, weights[i]
+        for k in range(row.size):
+            row[k] = _sigmoid(logits[i, k])
+        for k in range(row.size):
+            z, target, p = logits[i, k], targets[i, k], row[k]
             if target != target:
-                delta[i, k] = ZERO
+                row[k] = ZERO
                 continue
-            delta[i, k] = (_sigmoid(z) - target) * weight
+            row[k] = (p - target) * weight
             wrong |= (z > ZERO) != (target > MIDDLE)
-            own += max(np.float64(z), 0.0) - np.float64(z) * np.float64(target)
-            product *= np.float64(_sigmoid(abs(z)))
+            own += np.float64(max(z, ZERO)) - np.float64(z) * np.float64(target)
+            product *= np.float64(max(p, ONE - p))
             if product < 2.0**-32:
                 own -= _log(product)
                 product = 1.0

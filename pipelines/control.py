@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import singledispatch
 from typing import Literal, NamedTuple, Self
 
-from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.errors import DataError, DeclarationError
 from deepstrata.schemas.optimisers import SGD, Optimiser, Rate, ReduceOnPlateau, WarmUp
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import EarlyStopping, FineTune, Pretrain, decides
@@ -35,7 +35,22 @@ class Control(NamedTuple):
 
     def scores(self, rows: Sequence[Row]) -> list[float]:
         """Return what is to fall, after each epoch."""
-        return [row[self.metric] for row in rows]
+        return [self.score(row) for row in rows]
+
+    def score(self, row: Row) -> float:
+        """Return what is to fall, after one epoch.
+
+        Raises
+        ------
+        DataError
+            It is not known: no validation sample that is watched counts.
+        """
+        if self.metric not in row:
+            raise DataError(
+                f"there is no {self.metric} to decide by: of the validation samples that are "
+                "watched all weigh nothing, or lack targets; watch more of them (monitor=...)"
+            )
+        return row[self.metric]
 
 
 def check_validation(pipeline: Pipeline, counts: Sequence[tuple[int, int, int]]) -> None:
@@ -92,7 +107,7 @@ def kept(control: Control, rows: Sequence[Row]) -> Row | None:
     """
     if control.keep == "last" or not rows:
         return None
-    return min(rows, key=lambda row: row[control.metric])
+    return min(rows, key=control.score)
 
 
 def settled(optimiser: Optimiser, scores: Sequence[float]) -> Optimiser:

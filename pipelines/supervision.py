@@ -105,7 +105,7 @@ def check_counting(pipeline: Pipeline, found: Sequence[Inspected]) -> None:
 def _why(pipeline: Pipeline) -> str:
     targets, weights = pipeline.source.targets, pipeline.source.weights
     missing = f"all of the targets {targets!r} are missing (NaN)"
-    nothing = f"all of the weights {weights!r} are 0"
+    nothing = f"all of the weights {weights!r} are zero"
     if targets is None or weights is None:
         return missing if weights is None else nothing
-    return f"where the weights {weights!r} are not 0, {missing}"
+    return f"where the weights {weights!r} are not zero, {missing}"

@@ -8,6 +8,7 @@ from deepstrata import (
     RBM,
     SGD,
     Adam,
+    DataError,
     DatasetSource,
     DeclarationError,
     EarlyStopping,
@@ -52,6 +53,11 @@ def rows(*scores: float) -> list[dict[str, float]]:
 )
 def test_spells_without_gain(scores, length: int, min_delta: float, found: int) -> None:
     assert control.spells(scores, length, min_delta) == found
+
+
+def test_what_is_not_known_decides_nothing() -> None:
+    with pytest.raises(DataError, match=r"no validation_loss to decide by.*\(monitor=\.\.\.\)"):
+        control.kept(CONTROL, [{"epoch": 1, "round": 3, "train_loss": 1.0}])
 
 
 def test_a_training_is_over_when_patience_is() -> None:

@@ -43,7 +43,8 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Network,
-    classifies,
+    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import tree_map
@@ -93,6 +94,11 @@ MODELS = {
         ),
         (7,),
     ),
+    "regression": (
+        Network(layers=(Dense(units=5), Dense(units=2, activation="linear")), loss="squared_error"),
+        (7,),
+    ),
+    "labels": (Network(layers=(RBM(hidden=5), Dense(units=2)), loss="cross_entropy"), (4, 3)),
     "identities": (
         Network(layers=(Flatten(), Dropout(), Activation(function="tanh"), Dense(units=3))),
         (4, 3),
@@ -146,6 +152,9 @@ CASES = MODELS | {
 }
 
 
+TARGETS = {"targets": "rain", "target_dims": ("place",), "target_shape": (2,)}
+
+
 def trained(model: Any, shape: tuple[int, ...]) -> TrainedEncoder:
     """Return a model with weights and biases that are nowhere 0, behind two affines."""
     random, visible = np.random.default_rng(5), int(np.prod(shape))
@@ -173,6 +182,7 @@ def trained(model: Any, shape: tuple[int, ...]) -> TrainedEncoder:
         feature_dims=tuple("zyx"[-len(shape) :]),
         feature_shape=shape,
         pipeline="case",
+        **(TARGETS if fits_targets(model) else {}),  # type: ignore[arg-type]
     )
     return TrainedEncoder(info, tree_map(biased, drawn), affine)
 
@@ -183,10 +193,10 @@ def samples(encoder: TrainedEncoder, n: int = 4) -> np.ndarray:
 
 
 def wanted(encoder: TrainedEncoder, x: np.ndarray) -> list[np.ndarray]:
-    """Return codes, and probabilities where there are classes."""
+    """Return codes, and what is predicted where anything is."""
     data = xr.DataArray(x, dims=("sample", *encoder.info.feature_dims))
     found = [encoder.encode(data)]
-    if classifies(encoder.model):
+    if is_supervised(encoder.model):
         found.append(encoder.predict(data))
     return [array.values for array in found]
 

@@ -17,6 +17,7 @@ from deepstrata import (
     Dense,
     Encode,
     Evaluate,
+    FileSource,
     FineTune,
     LocalSteps,
     Network,
@@ -224,6 +225,15 @@ def test_softmax_nets_weigh_samples_too(path: str, client: Client, tmp_path: Pat
     assert b.metrics["test_error"] < 0.15
 
 
+def test_the_page_declares_what_can_be_run() -> None:
+    page = Path(__file__).parents[2] / "docs" / "losses.md"
+    if not page.exists():
+        pytest.skip("no docs beside the tests; they are in the repository")
+    names: dict[str, Any] = {}
+    exec(page.read_text().partition("```python\n")[2].partition("```")[0], names)
+    assert Pipeline.from_json(names["pipeline"].to_json()) == names["pipeline"]
+
+
 def test_a_plan_counts_targets_where_they_are_read(path: str) -> None:
     steps = {step.stage: step for step in plan(regression(path)).steps}
     column = SAMPLES * (HEIGHT * WIDTH * 8 + 8)
@@ -261,8 +271,8 @@ def refusal(pipeline: Pipeline, data: xr.Dataset | None, client: Client, out: st
         ),
         (
             lambda d: d.assign(field=d["field"] * np.nan),
-            "the train part has 144 samples, and none counts: where the weights 'area' are not 0, "
-            "all of the targets 'field' are missing (NaN); stage 'finetune'",
+            "the train part has 144 samples, and none counts: where the weights 'area' are not "
+            "zero, all of the targets 'field' are missing (NaN); stage 'finetune'",
         ),
         (
             lambda d: d.isel(x=slice(2)),
@@ -291,6 +301,25 @@ def test_what_cannot_be_learned_is_said_before_training(
         features="state", targets="field", weights="area", sample_dim="time", rows_per_shard=SHARD
     )
     assert message in refusal(declared(source, REGRESSION), change(data), client, out)
+
+
+def test_files_are_learned_from_and_looked_at_before_they_are_ingested(
+    data: xr.Dataset, client: Client, tmp_path: Path
+) -> None:
+    file, out = str(tmp_path / "stations.npz"), str(tmp_path / "run")
+    field = data["field"].transpose("time", "y", "x").values
+    np.savez(file, state=data["state"], field=field, area=data["area"])
+    source = FileSource(format="npz", path=file, features="state", targets="field", weights="area")
+    pipeline = declared(source, REGRESSION, epochs=2)
+    steps = {step.stage: step for step in plan(pipeline).steps}
+    numbers = FEATURES * 4 + HEIGHT * WIDTH * 8 + 8
+    assert steps["finetune"].bytes_used == 2 * SAMPLES * numbers
+    small = declared(source, LABELLING.model_copy(update={"loss": "squared_error"}))
+    assert "gives 3 numbers for a sample; the targets 'field' have 6, of shape (2, 3)" in refusal(
+        small, None, client, out
+    )
+    assert not Path(out).exists()
+    assert "test_r2" in run(pipeline, client, out=out).metrics
 
 
 def test_a_cross_entropy_takes_probabilities(data: xr.Dataset, client: Client, out: str) -> None:

@@ -127,3 +127,13 @@ def test_shapes_and_chunks_that_nobody_declared_do_not_matter() -> None:
     free = AIR.model_copy(update={"shape": None, "chunks": None})
     wanted(free).check(FOUND, "air.zarr")
     wanted(AIR).check(wanted(AIR.model_copy(update={"shape": None})), "air.zarr")
+
+
+def test_a_source_names_labels_or_targets() -> None:
+    with pytest.raises(ValidationError, match="labels='kind' and targets='rain': name one"):
+        ZarrSource(path="air.zarr", features="air", labels="kind", targets="rain")
+
+
+def test_the_variables_of_a_source_are_named_once() -> None:
+    source = ZarrSource(path="x", features="air", targets="air", weights="area", mask="valid")
+    assert source.named == ("air", "valid", "area")

@@ -17,7 +17,15 @@ from deepstrata.schemas.datasets import (
     ZarrSource,
 )
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, MSDA, RBM, AssociativeMemory, GenerativeDBN, Model
+from deepstrata.schemas.models import (
+    DBN,
+    MSDA,
+    RBM,
+    AssociativeMemory,
+    GenerativeDBN,
+    Model,
+    Network,
+)
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,
@@ -273,13 +281,39 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
 
 
+@st.composite
+def of_targets(draw: st.DrawFn) -> Pipeline:
+    """Return pipelines whose networks learn targets, or labels by weight."""
+    loss = draw(st.sampled_from([None, "squared_error", "cross_entropy"]))
+    top = Softmax(classes=2) if loss is None else Dense(units=draw(COUNTS))
+    named = {"labels" if loss is None else "targets": draw(TEXT), "weights": draw(MAYBE | TEXT)}
+    return Pipeline(
+        name="p",
+        source=draw(st.builds(ZarrSource, path=TEXT, features=TEXT)).model_copy(update=named),
+        stages=(FineTune(model=Network(layers=(Dense(units=3), top), loss=loss)), Evaluate()),
+    )
+
+
+def test_a_pipeline_from_before_targets_is_read() -> None:
+    net = {"kind": "network", "layers": [{"kind": "softmax", "classes": 2}]}
+    old = {
+        "format_version": 1,
+        "name": "p",
+        "source": {"kind": "zarr", "path": "x", "features": "f", "labels": "kind"},
+        "stages": [{"kind": "finetune", "model": net}],
+    }
+    found = Pipeline.from_json(json.dumps(old))
+    assert (found.source.targets, found.source.weights) == (None, None)
+    assert found.stages[0].model == Network(layers=(Softmax(classes=2),))
+
+
 def test_what_the_ends_of_epochs_decide_round_trips(validator: Any) -> None:
     again = Pipeline.from_json(PIPELINE.to_json())
     assert (again, hash(again)) == (PIPELINE, hash(PIPELINE))
     validator.validate(json.loads(PIPELINE.to_json()))
 
 
-@given(pipelines())
+@given(pipelines() | of_targets())
 def test_any_pipeline_round_trips(pipeline: Pipeline) -> None:
     again = Pipeline.from_json(pipeline.to_json())
     assert again == pipeline
@@ -287,7 +321,7 @@ def test_any_pipeline_round_trips(pipeline: Pipeline) -> None:
     assert again.to_json() == pipeline.to_json()
 
 
-@given(pipelines())
+@given(pipelines() | of_targets())
 def test_the_pipeline_with_verbs_round_trips(pipeline: Pipeline) -> None:
     public = deepstrata.Pipeline.from_json(pipeline.to_json())
     assert public.to_json() == pipeline.to_json()
@@ -295,7 +329,7 @@ def test_the_pipeline_with_verbs_round_trips(pipeline: Pipeline) -> None:
     assert public.replace(seed=public.seed) == public
 
 
-@given(pipeline=pipelines())
+@given(pipeline=pipelines() | of_targets())
 def test_any_pipeline_satisfies_its_json_schema(validator: Any, pipeline: Pipeline) -> None:
     validator.validate(json.loads(pipeline.to_json()))
 

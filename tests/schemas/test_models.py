@@ -15,6 +15,8 @@ from deepstrata.schemas.models import (
     Network,
     classifies,
     decoder_layers,
+    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.shapes import shape_after
@@ -125,6 +127,32 @@ def test_a_net_has_layers() -> None:
 
 def test_what_classifies() -> None:
     assert [model for model in MODELS if classifies(model)] == CLASSIFIERS
+
+
+@pytest.mark.parametrize(
+    ("top", "loss", "message"),
+    [
+        (Softmax(classes=2), "squared_error", "loss='squared_error' with a Softmax"),
+        (Softmax(classes=2), "cross_entropy", "leave the loss out, or end in another layer"),
+        (Dense(units=2, activation="linear"), "cross_entropy", "logistic units, found 'linear'"),
+        (Flatten(), "cross_entropy", "logistic units, found 'flatten'"),
+        (RBM(hidden=2, hidden_units="gaussian"), "cross_entropy", "units, found 'linear'"),
+        (Dense(units=2), "hinge", "loss"),
+    ],
+)
+def test_a_loss_and_the_last_layer_fit(top: Declaration, loss: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Network(layers=(top,), loss=loss)  # type: ignore[arg-type]
+
+
+def test_what_fits_targets() -> None:
+    nets = [
+        Network(layers=(Dense(units=2),), loss="cross_entropy"),
+        Network(layers=(RBM(hidden=2),), loss="cross_entropy"),
+        Network(layers=(Flatten(),), loss="squared_error"),
+    ]
+    assert all(fits_targets(net) and is_supervised(net) and not classifies(net) for net in nets)
+    assert [model for model in MODELS if is_supervised(model)] == CLASSIFIERS
 
 
 def test_a_mirror_image_has_the_sizes_and_activations_in_reverse() -> None:

@@ -11,7 +11,14 @@ from deepstrata.schemas._base import explain
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, Autoencoder, GenerativeDBN
+from deepstrata.schemas.models import (
+    DBN,
+    RBM,
+    AssociativeMemory,
+    Autoencoder,
+    GenerativeDBN,
+    Network,
+)
 from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -411,3 +418,64 @@ def test_persistent_chains_take_no_mask(fields: dict[str, Any]) -> None:
         )
     above = DBN(layers=(RBM(hidden=4), chains))
     Pipeline(name="p", source=source, stages=(Pretrain(model=above),))
+
+
+REGRESSION = Network(layers=(Dense(units=3), Dense(units=2)), loss="squared_error")
+AUTOENCODER = Autoencoder(encoder=(Dense(units=3),))
+
+
+@pytest.mark.parametrize(
+    ("named", "stage", "message"),
+    [
+        (
+            {},
+            FineTune(model=REGRESSION),
+            "stage 'finetune' needs targets for its loss 'squared_error', and the source names "
+            "none: set its targets=... to the variable that is to be predicted",
+        ),
+        (
+            {"labels": "kind"},
+            FineTune(model=REGRESSION),
+            "stage 'finetune' needs targets for its loss 'squared_error'",
+        ),
+        (
+            {"targets": "rain"},
+            FineTune(model=STACK),
+            "stage 'finetune' needs labels, and the source names none: set its labels=... to the "
+            "variable with the class numbers, or, to learn its targets 'rain', declare a "
+            "Network(loss=...) that ends in another layer than a Softmax",
+        ),
+        (
+            {"targets": "rain"},
+            FineTune(model=REGRESSION, metric="error"),
+            "stage 'finetune': metric='error' is a share of samples that are misclassified",
+        ),
+        (
+            {"targets": "rain"},
+            FineTune(model=REGRESSION, labelled=5),
+            "stage 'finetune': labelled=5 draws labels",
+        ),
+        (
+            {"weights": "area"},
+            FineTune(model=AUTOENCODER),
+            "stage 'finetune': weights='area' have no effect on a model of the kind 'autoencoder'",
+        ),
+        (
+            {"weights": "area", "labels": "kind"},
+            FineTune(model=GENERATIVE),
+            "weights='area' have no effect on a model of the kind 'generative_dbn'",
+        ),
+    ],
+)
+def test_what_a_network_learns_is_named(
+    named: dict[str, str], stage: FineTune, message: str
+) -> None:
+    source = ZarrSource(path="air.zarr", features="air", **named)
+    assert message in told(stage, source=source)
+
+
+def test_weights_serve_classes_and_targets() -> None:
+    for model, named in ((STACK, {"labels": "kind"}), (REGRESSION, {"targets": "rain"})):
+        source = ZarrSource(path="air.zarr", features="air", weights="area", **named)
+        stages = (FineTune(model=model), Evaluate())
+        assert Pipeline(name="p", source=source, stages=stages).source.weights == "area"
