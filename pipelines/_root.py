@@ -22,6 +22,7 @@ from deepstrata.schemas.errors import (
     SchemaError,
     StorageError,
 )
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.layers import (
     Activation,
     ContrastNormalisation,
@@ -59,7 +60,6 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
-    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -72,6 +72,7 @@ from deepstrata.schemas.stages import (
     Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
+from deepstrata.schemas.training import EarlyStopping
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
@@ -128,6 +129,7 @@ __all__ = [
     "Delayed",
     "DenoisingAutoencoder",
     "Dense",
+    "DiscriminativePretrain",
     "Dropout",
     "DivergenceError",
     "EarlyStopping",

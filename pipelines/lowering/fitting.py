@@ -43,16 +43,17 @@ def training_url(context: Context, name: str, key: str) -> str:
     return stores.join(context.path, "stages", name, key[:12])
 
 
-def _params_url(training: Training) -> str:
+def params_url(training: Training) -> str:
+    """Return where a training's parameters are, once it is over."""
     return stores.join(training.url, "params.safetensors")
 
 
-def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
+def finish(context: Context, training: Training) -> tuple[Saved, Trained]:
     """Train, and save the parameters apart from the state."""
     trained = train(context.executor, training, context.observer)
     like = param_shapes(training.settings)
-    digest = checkpoints.save_part(_params_url(training), trained.state.params)
-    return Saved(_params_url(training), digest, like), trained
+    digest = checkpoints.save_part(params_url(training), trained.state.params)
+    return Saved(params_url(training), digest, like), trained
 
 
 def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
@@ -106,7 +107,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             context,
             key,
             [
-                Saved(_params_url(t), done.outputs[f"layer-{i}"], likes[i])
+                Saved(params_url(t), done.outputs[f"layer-{i}"], likes[i])
                 for i, t in enumerate(trainings)
             ],
         )
@@ -120,7 +121,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             )
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
-        layer, trained = _finish(context, training._replace(feed=feed))
+        layer, trained = finish(context, training._replace(feed=feed))
         saved.append(layer)
         examples += trained.examples
         found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
@@ -211,7 +212,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     like = param_shapes(training.settings)
     done = context.finished(stage.name, key)
     if done is not None:
-        saved = Saved(_params_url(training), done.outputs["params"], like)
+        saved = Saved(params_url(training), done.outputs["params"], like)
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
@@ -226,7 +227,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         )
         url = stores.join(training.url, "start.safetensors")
         training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
-    saved, trained = _finish(context, training)
+    saved, trained = finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
     return StageRecord(
         name=stage.name,
