@@ -21,18 +21,19 @@ from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.samples import sample_shape, shaped
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Autoencoder, decoder_layers, encoder_layers
 from deepstrata.schemas.shapes import Shape, shapes_through
-from deepstrata.schemas.trees import Array, ArraySpec, Tree
+from deepstrata.schemas.trees import Array, Tree
 
 
 class BiasParams(NamedTuple):
     """The parameters of a decoder's layer whose weights are those of the encoder."""
 
     bias: Array
-    """(I,)"""
+    """(I,), of a convolution one a channel."""
 
 
 class AutoencoderParams(NamedTuple):
@@ -41,11 +42,6 @@ class AutoencoderParams(NamedTuple):
     encoder: tuple[Tree, ...]
     decoder: tuple[Tree, ...]
     """From the code on; of tied weights ``BiasParams``."""
-
-
-def sample_shape(model: Autoencoder, visible: int) -> Shape:
-    """Return the shape in which the encoder takes a sample of ``visible`` features."""
-    return model.input_shape or (visible,)
 
 
 @lru_cache(maxsize=32)
@@ -65,8 +61,6 @@ def shapes(model: Autoencoder, visible: int) -> AutoencoderParams:
     DeclarationError
         ``input_shape`` has another number of features, or the decoder gives another.
     """
-    if math.prod(sample_shape(model, visible)) != visible:
-        raise DeclarationError(f"input_shape={model.input_shape} is not {visible} features")
     inputs = shapes_through(encoder_layers(model), sample_shape(model, visible))
     outputs = shapes_through(logit_decoder(model, visible), inputs[-1])
     if math.prod(outputs[-1]) != visible:
@@ -74,10 +68,10 @@ def shapes(model: Autoencoder, visible: int) -> AutoencoderParams:
             f"the decoder gives samples {outputs[-1]}: expected {visible} features, as come in"
         )
     encoder = _specs(encoder_layers(model), inputs)
+    decoder = _specs(logit_decoder(model, visible), outputs)
     if model.tied:
-        sizes = reversed([math.prod(shape) for shape in inputs[:-1]])
-        return AutoencoderParams(encoder, tuple(BiasParams(ArraySpec((n,))) for n in sizes))
-    return AutoencoderParams(encoder, _specs(logit_decoder(model, visible), outputs))
+        decoder = tuple(BiasParams(own.bias) for own in decoder)
+    return AutoencoderParams(encoder, decoder)
 
 
 def _specs(net: Sequence[Any], inputs: Sequence[Shape]) -> tuple[Tree, ...]:
@@ -160,7 +154,7 @@ def decode(model: Autoencoder, params: AutoencoderParams, code: Array, visible: 
     shape = shapes_through(encoder_layers(model), sample_shape(model, visible))[-1]
     code = namespace(code).reshape(code, (code.shape[0], *shape))
     net = decoder_layers(model, sample_shape(model, visible))
-    return _through(net, _decoder_params(params), code)
+    return _through(net, decoder_params(params), code)
 
 
 def reconstruct(model: Autoencoder, params: AutoencoderParams, x: Array) -> Array:
@@ -168,23 +162,25 @@ def reconstruct(model: Autoencoder, params: AutoencoderParams, x: Array) -> Arra
     return decode(model, params, encode(model, params, x), x.shape[1])
 
 
-def _decoder_params(params: AutoencoderParams) -> tuple[Tree, ...]:
-    """Return the decoder's layers, with the encoder's weights, transposed, where those are tied."""
+def decoder_params(params: AutoencoderParams) -> tuple[Tree, ...]:
+    """Return the decoder's layers, with the encoder's weights where those are tied.
+
+    The matrices of dense layers are transposed; a transposed convolution's weights lie as those of
+    the convolution.
+    """
     if not isinstance(params.decoder[0], BiasParams):
         return params.decoder
     pairs = zip(reversed(params.encoder), params.decoder, strict=True)
-    return tuple(DenseParams(below.weights.T, own.bias) for below, own in pairs)
+    return tuple(
+        DenseParams(below.weights.T if below.weights.ndim == 2 else below.weights, own.bias)
+        for below, own in pairs
+    )
 
 
 def _through(net: Sequence[Any], params: Sequence[Tree], x: Array) -> Array:
     nothing_drawn = namespace(x).zeros((0,))
     at = chain.passes(len(net), nothing_drawn, None, Scratch())
     return preprocess.flatten(chain.forward(net, params[: len(net)], x, at)[0])
-
-
-def shaped(model: Autoencoder, x: Array) -> Array:
-    """Return vectors (N, V) in the shape that the encoder takes."""
-    return namespace(x).reshape(x, (x.shape[0], *sample_shape(model, x.shape[1])))
 
 
 @layers.specs.register

@@ -22,7 +22,7 @@ LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 M0, M1 = np.uint64(c.PHILOX_M0), np.uint64(c.PHILOX_M1)
 W0, W1 = np.uint64(c.PHILOX_W0), np.uint64(c.PHILOX_W1)
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, MIDDLE = np.float32(0), np.float32(1), np.float32(0.5)
 LIMIT, LOG2E, ROUNDER = np.float32(c.LIMIT), np.float32(c.LOG2E), np.float32(c.ROUNDER)
 LN2_HIGH, LN2_LOW = np.float32(c.LN2_HIGH), np.float32(c.LN2_LOW)
 E0, E1, E2, E3, E4, E5 = (np.float32(value) for value in c.EXP)
@@ -246,6 +246,51 @@ def squared_error(x: Floats, y: Floats) -> float:
     for lane in range(16):
         total += sums[lane]
     return total
+
+
+@compiled
+def squared_loss(y: Floats, targets: Floats, weights: Floats, delta: Floats) -> float:
+    """Half the weighted squared error (N, K) where targets are not NaN; ``delta`` its slopes."""
+    total = 0.0
+    for i in range(y.shape[0]):
+        own, weight = 0.0, weights[i]
+        for k in range(y.shape[1]):
+            target = targets[i, k]
+            d = y[i, k] - target if target == target else ZERO
+            own += np.float64(d) * np.float64(d)
+            delta[i, k] = d * weight
+        total += own * np.float64(weight)
+    return 0.5 * total
+
+
+@compiled
+def logistic_loss(
+    logits: Floats, targets: Floats, weights: Floats, delta: Floats
+) -> tuple[float, float]:
+    """Weighted cross-entropy (N, K) where targets are not NaN, and weighted samples with an error.
+
+    ``delta`` is its slopes. ``log(1 + exp(-abs(z)))`` is minus the logarithm of a number in
+    [1/2, 1]; one logarithm is taken of the product of many.
+    """
+    loss, errors = 0.0, 0.0
+    for i in range(logits.shape[0]):
+        own, product, wrong, weight = 0.0, 1.0, False, weights[i]
+        for k in range(logits.shape[1]):
+            z, target = logits[i, k], targets[i, k]
+            if target != target:
+                delta[i, k] = ZERO
+                continue
+            delta[i, k] = (_sigmoid(z) - target) * weight
+            wrong |= (z > ZERO) != (target > MIDDLE)
+            own += max(np.float64(z), 0.0) - np.float64(z) * np.float64(target)
+            product *= np.float64(_sigmoid(abs(z)))
+            if product < 2.0**-32:
+                own -= _log(product)
+                product = 1.0
+        own -= _log(product)
+        loss += own * np.float64(weight)
+        errors += np.float64(weight) if wrong else 0.0
+    return loss, errors
 
 
 @compiled

@@ -1,18 +1,15 @@
-"""Fully connected layers: forward, gradient, activations, and the loss of classes.
+"""Fully connected layers: forward, gradient, activations.
 
 Rumelhart, Hinton, Williams (1986). Letters: N samples, I inputs, O outputs, K classes.
 """
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-
-from deepstrata.ops.backend import add_product, namespace, product, store, to_numpy
+from deepstrata.ops.backend import add_product, namespace, product, store
 from deepstrata.ops.kernels import logistic_chain, relu, relu_chain, sigmoid
 from deepstrata.ops.partials import Into, put
-from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.trees import Array
 
 
@@ -136,77 +133,3 @@ def softmax(logits: Array) -> Array:
     xp = namespace(logits)
     powers = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))
     return powers / xp.sum(powers, axis=1, keepdims=True)
-
-
-class Loss(NamedTuple):
-    """A loss summed over samples, and where it pulls."""
-
-    total: Array | float
-    """Sum over the samples, in float64."""
-    delta: Array
-    """(N, O) derivatives of the sum by the layer's weighted inputs."""
-    errors: Array | int
-    """Samples whose likeliest class is not their label; 0 where there are no classes."""
-
-
-def cross_entropy(logits: Array, labels: Array) -> Loss:
-    """Return minus the log-probability of the labels under a softmax.
-
-    Parameters
-    ----------
-    logits
-        (N, K).
-    labels
-        (N,) int64 in [0, K): see ``check_labels``.
-    """
-    xp = namespace(logits)
-    labels = xp.reshape(xp.asarray(labels), (-1, 1))
-    shifted = logits - xp.max(logits, axis=1, keepdims=True)
-    powers = xp.exp(shifted)
-    sums = xp.sum(powers, axis=1, keepdims=True)
-    is_label = xp.astype(labels == xp.reshape(xp.arange(logits.shape[1]), (1, -1)), logits.dtype)
-    losses = xp.log(sums) - xp.sum(shifted * is_label, axis=1, keepdims=True)
-    wrong = xp.argmax(logits, axis=1) != labels[:, 0]
-    total = xp.sum(xp.astype(losses, xp.float64))
-    return Loss(total, powers / sums - is_label, xp.sum(xp.astype(wrong, xp.int64)))
-
-
-def classification(logits: Array, labels: Array) -> dict[str, Any]:
-    """Return ``loss``, ``errors``, ``confusion`` (K, K) and ``n``, summed over the samples.
-
-    Parameters
-    ----------
-    logits
-        (N, K).
-    labels
-        (N,) int64 in [0, K): see ``check_labels``.
-    """
-    loss, classes, labels = cross_entropy(logits, labels), logits.shape[1], to_numpy(labels)
-    predicted = to_numpy(namespace(logits).argmax(logits, axis=1))
-    confusion = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    return {
-        "loss": float(loss.total),
-        "errors": int(loss.errors),
-        "confusion": confusion.astype(np.int64).reshape(classes, classes),
-        "n": len(labels),
-    }
-
-
-def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:
-    """Return ``labels``, (N,) int64 in NumPy, if they are all in [0, classes).
-
-    Raises
-    ------
-    DataError
-        There are none, or one is out of range; the message names its value and row.
-    """
-    if labels is None:
-        raise DataError("the model learns classes, and the source names no labels variable")
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(outside):
-        first = outside[0]
-        raise DataError(
-            f"label {labels[first]} at row {rows[first]}: expected 0 to {classes - 1} for "
-            f"{classes} classes ({len(outside)} labels are out of range in this batch)"
-        )
-    return labels

@@ -6,7 +6,7 @@ Hinton & Salakhutdinov (2006), "Reducing the dimensionality of data with neural 
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import autoencoder, models, pretraining, updown
+from deepstrata.ops import autoencoder, models, network, pretraining, updown
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.initial import fresh
@@ -14,13 +14,19 @@ from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import Autoencoder, GenerativeDBN, Model, Net
+from deepstrata.schemas.models import (
+    Autoencoder,
+    GenerativeDBN,
+    Model,
+    Net,
+    is_supervised,
+)
 from deepstrata.schemas.trees import Tree, flatten
 
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers
 NOTHING_TO_LEARN = (
-    "fine-tuning learns classes, or to reconstruct: the model must be a DBN or a Network with a "
-    "Softmax, an Autoencoder or a GenerativeDBN"
+    "fine-tuning learns classes, targets, or to reconstruct: the model must be a DBN or a Network "
+    "with a Softmax, a Network(loss=...), an Autoencoder or a GenerativeDBN"
 )
 
 
@@ -71,12 +77,12 @@ def _(
     key: Key,
     backend: Backend = "numpy",
 ) -> tuple[Tree, ...]:
-    if model.classes is None:
+    if not is_supervised(model):
         raise DeclarationError(NOTHING_TO_LEARN)
     given = () if pretrained is None else pretrained
     net = list(pretraining.feed_forward(pretraining.stack(given) or given))
-    inputs = models.input_shapes(model, visible)
-    for i, layer in list(enumerate(models.feed_forward_layers(model)))[len(net) :]:
+    inputs = network.input_shapes(model, visible)
+    for i, layer in list(enumerate(network.feed_forward_layers(model)))[len(net) :]:
         scale = SMALL if given and isinstance(layer, Softmax) else None
         net.append(fresh(layer, inputs[i], fold(key, "layer", i), backend, scale))
     wanted = pretraining.feed_forward(models.shapes(model, visible))

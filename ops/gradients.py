@@ -19,13 +19,13 @@ from deepstrata.schemas.trees import Array, Tree, flatten, leaves, tree_map
 EPSILON = 1e-6  #: torch adds it to the norm that a gradient is divided by
 
 
-def clipped(optimiser: Optimiser, total: Tree, n: int) -> tuple[Tree, float]:
+def clipped(optimiser: Optimiser, total: Tree, n: float) -> tuple[Tree, float]:
     """Return a gradient and a factor: their product is the mean gradient, clipped as declared.
 
     Parameters
     ----------
     total, n
-        The gradient summed over samples, and their number (at least 1).
+        The gradient summed over samples, and their number or the sum of their weights; not 0.
     """
     if optimiser.clip_value is not None:
         most = optimiser.clip_value * n

@@ -1,4 +1,4 @@
-"""A few labelled samples of each class, drawn by key: the same however the rows are split.
+"""Labels: checked, and a few samples of each class drawn by key, the same however rows are split.
 
 Letters: N samples, M of them drawn.
 """
@@ -9,8 +9,29 @@ import numpy.typing as npt
 from deepstrata.ops.random import uniform
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key
+from deepstrata.schemas.trees import Array
 
 Numbers = npt.NDArray[np.int64]
+
+
+def check_labels(labels: Array | None, rows: Array, classes: int) -> Array:
+    """Return ``labels``, (N,) int64 in NumPy, if they are all in [0, classes).
+
+    Raises
+    ------
+    DataError
+        There are none, or one is out of range; the message names its value and row.
+    """
+    if labels is None:
+        raise DataError("the model learns classes, and the source names no labels variable")
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if len(outside):
+        first = outside[0]
+        raise DataError(
+            f"label {labels[first]} at row {rows[first]}: expected 0 to {classes - 1} for "
+            f"{classes} classes ({len(outside)} labels are out of range in this batch)"
+        )
+    return labels
 
 
 def draw(labels: Numbers, rows: Numbers, count: int, key: Key) -> tuple[Numbers, Numbers]:

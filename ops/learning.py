@@ -9,7 +9,7 @@ from typing import Any
 from deepstrata.ops import models, optimisers
 from deepstrata.ops.backend import Scratch, namespace
 from deepstrata.ops.optimisers import Rates, copied
-from deepstrata.ops.partials import Batch, Into, add_stats, take
+from deepstrata.ops.partials import Batch, Into, add_stats, take, weight_of
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.optimisers import Optimiser
@@ -56,7 +56,7 @@ def local_steps(
     batch: Batch,
     size: int,
     key: Key,
-) -> tuple[Tree, Tree, Tree, int, dict[str, Any]]:
+) -> tuple[Tree, Tree, Tree, float, dict[str, Any]]:
     """Take steps on at most ``size`` samples each, in the order given; all on as many, up to one.
 
     Parameters
@@ -73,12 +73,12 @@ def local_steps(
     params, state, carry
         New ones.
     n
-        Number of samples seen.
+        How much the samples seen count together; a step on none that counts is not taken.
     stats
         Summed over the samples.
     """
-    n = batch.x.shape[0]
-    steps = -(-n // size)
+    samples = batch.x.shape[0]
+    steps = -(-samples // size)
     moved = tree_map(copied, trained(params, rates.factors))
     params, state = with_trained(params, moved, rates.factors), tree_map(copied, state)
     straight = optimisers.accumulates(optimiser)
@@ -86,19 +86,21 @@ def local_steps(
     scratch, factor = Scratch(), 1.0
     stats: dict[str, Any] = {}
     for step in range(steps):
-        part = take(batch, n * step // steps, n * (step + 1) // steps)
-        rows = part.x.shape[0]
+        part = take(batch, samples * step // steps, samples * (step + 1) // steps)
+        n = weight_of(part)
+        if not n:
+            continue
         into = Into(buffers)
         if straight:
             factor = optimisers.decayed(factor * rates.momentum, state)
-            into = optimisers.into_velocity(rows, factor, state)
+            into = optimisers.into_velocity(n, factor, state)
         partial, carry = models.gradient(model, params, part, key, carry, into, scratch)
         if straight:
             optimisers.follow_in_place(optimiser, rates, factor, state, moved)
         else:
-            optimisers.update_in_place(optimiser, rates, partial.total, rows, state, moved)
+            optimisers.update_in_place(optimiser, rates, partial.total, n, state, moved)
         models.project_in_place(model, params)
         stats = add_stats(stats, partial.stats)
     if straight:
         optimisers.settle(factor, state)
-    return params, state, carry, n, stats
+    return params, state, carry, weight_of(batch), stats

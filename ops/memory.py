@@ -16,8 +16,10 @@ from typing import Any
 
 from deepstrata.ops import rbm
 from deepstrata.ops.backend import Backend, Namespace, Scratch, namespace, product, store
-from deepstrata.ops.dense import check_labels, classification, softmax
+from deepstrata.ops.dense import softmax
 from deepstrata.ops.kernels import sigmoid, sigmoid_sample, squared_error
+from deepstrata.ops.labelled import check_labels
+from deepstrata.ops.measures import classification
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import uniform
 from deepstrata.ops.rbm import RBMParams

@@ -15,12 +15,12 @@ import numpy as np
 
 from deepstrata.ops import (
     autoencoder,
-    chain,
-    dense,
+    convolutional_psd,
+    convolutional_rbm,
     layers,
     marginalised,
     memory,
-    preprocess,
+    network,
     pretraining,
     psd,
     rbm,
@@ -29,7 +29,6 @@ from deepstrata.ops import (
     updown,
 )
 from deepstrata.ops.backend import Backend, Scratch, device_array, namespace
-from deepstrata.ops.dense import check_labels
 from deepstrata.ops.initial import fresh
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.partials import Batch, Into, Partial, present
@@ -37,52 +36,24 @@ from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.layers import Softmax
 from deepstrata.schemas.models import (
     MSDA,
     RBM,
     AssociativeMemory,
     Autoencoder,
     GenerativeDBN,
-    Layered,
     Learner,
     Model,
     Net,
     Trainable,
-    feed_forward_layer,
 )
-from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
+from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.schemas.tying import check_ties
-
-
-def feed_forward_layers(model: Net) -> tuple[Any, ...]:
-    """Return a model's layers as those of a feed-forward net: an RBM is a dense layer."""
-    return tuple(map(feed_forward_layer, model.layers))
-
-
-def sample_shape(model: Net, visible: int) -> Shape:
-    """Return the shape in which a model's first layer takes a sample of ``visible`` features.
-
-    Raises
-    ------
-    DeclarationError
-        The model declares another number.
-    """
-    declared = getattr(model, "input_shape", None) or (visible,)
-    if math.prod(declared) != visible:
-        raise DeclarationError(
-            f"input_shape={declared} is {math.prod(declared)} numbers; samples have {visible}"
-        )
-    return tuple(declared)
-
-
-def input_shapes(model: Net, visible: int) -> list[Shape]:
-    """Return the shape that each layer takes, and last what the model gives."""
-    return shapes_through(model.layers, sample_shape(model, visible))
 
 
 @singledispatch
@@ -99,13 +70,13 @@ def shapes(model: Trainable, visible: int) -> Tree:
 
 @shapes.register
 def _(model: Net, visible: int) -> tuple[Tree, ...]:
-    inputs = input_shapes(model, visible)
+    inputs = network.input_shapes(model, visible)
     try:
         check_ties(model.layers, inputs[0])
     except ValueError as error:
         raise DeclarationError(str(error)) from None
     return tuple(
-        shapes(layer, math.prod(shape))
+        shapes(placed(layer, shape), math.prod(shape))
         if isinstance(layer, Learner)
         else layers.specs(layer, shape)
         for layer, shape in zip(model.layers, inputs, strict=False)
@@ -118,6 +89,8 @@ shapes.register(Autoencoder, autoencoder.shapes)
 shapes.register(MSDA, marginalised.shapes)
 shapes.register(SparseCoding, sparse_coding.shapes)
 shapes.register(PSD, psd.shapes)
+shapes.register(ConvolutionalPSD, convolutional_psd.shapes)
+shapes.register(ConvolutionalRBM, convolutional_rbm.shapes)
 shapes.register(GenerativeDBN, updown.shapes)
 
 
@@ -130,11 +103,11 @@ def init(model: Trainable, visible: int, key: Key, backend: Backend = "numpy") -
 @init.register
 def _(model: Net, visible: int, key: Key, backend: Backend = "numpy") -> tuple[Tree, ...]:
     return tuple(
-        init(layer, math.prod(shape), fold(key, "layer", i), backend)
+        init(placed(layer, shape), math.prod(shape), fold(key, "layer", i), backend)
         if isinstance(layer, Learner)
         else fresh(layer, shape, fold(key, "layer", i), backend)
         for i, (layer, shape) in enumerate(
-            zip(model.layers, input_shapes(model, visible), strict=False)
+            zip(model.layers, network.input_shapes(model, visible), strict=False)
         )
     )
 
@@ -144,6 +117,8 @@ init.register(AssociativeMemory, memory.init)
 init.register(Autoencoder, autoencoder.init)
 init.register(SparseCoding, sparse_coding.init)
 init.register(PSD, psd.init)
+init.register(ConvolutionalPSD, convolutional_psd.init)
+init.register(ConvolutionalRBM, convolutional_rbm.init)
 init.register(GenerativeDBN, updown.init)
 
 
@@ -203,41 +178,10 @@ gradient.register(AssociativeMemory, memory.contrastive_divergence)
 gradient.register(Autoencoder, reconstruction.gradient)
 gradient.register(SparseCoding, sparse_coding.gradient)
 gradient.register(PSD, psd.gradient)
+gradient.register(ConvolutionalPSD, psd.gradient)
+gradient.register(ConvolutionalRBM, convolutional_rbm.contrastive_divergence)
 gradient.register(GenerativeDBN, updown.up_down)
-
-
-@gradient.register
-def _(
-    model: Net,
-    params: Tree,
-    batch: Batch,
-    key: Key,
-    carry: Tree = (),
-    out: Into | None = None,
-    scratch: Scratch | None = None,
-) -> tuple[Partial, Tree]:
-    scratch = Scratch() if scratch is None else scratch
-    labels = check_labels(batch.labels, batch.rows, _classes(model))
-    x, net = _shaped(model, present(batch)), feed_forward_layers(model)
-    at = chain.passes(len(net), batch.rows, key, scratch)
-    logits, saved = chain.forward(net, params, x, at)
-    loss = dense.cross_entropy(logits, labels)
-    _, grads = chain.backward(net, params, saved, loss.delta, at, out)
-    stats = {"loss": loss.total, "errors": loss.errors}
-    return Partial(grads, batch.x.shape[0], stats), carry
-
-
-def _shaped(model: Net, x: Array) -> Array:
-    """Return vectors (N, V) in the shape that a model's first layer takes."""
-    return namespace(x).reshape(x, (x.shape[0], *sample_shape(model, x.shape[1])))
-
-
-def _classes(model: Model) -> int:
-    if not isinstance(model, Layered) or model.classes is None:
-        raise DeclarationError(
-            f"classes need a DBN or a Network whose last layer is a Softmax, not {model!r}"
-        )
-    return model.classes
+gradient.register(Net, network.gradient)
 
 
 @singledispatch
@@ -274,31 +218,10 @@ encode.register(Autoencoder, autoencoder.encode)
 encode.register(MSDA, marginalised.encode)
 encode.register(SparseCoding, sparse_coding.encode)
 encode.register(PSD, psd.encode)
+encode.register(ConvolutionalPSD, convolutional_psd.encode)
+encode.register(ConvolutionalRBM, convolutional_rbm.hidden_mean)
 encode.register(GenerativeDBN, updown.encode)
-
-
-@encode.register
-def _(model: Net, params: Tree, x: Array, layer: int | None = None) -> Array:
-    layer = _code_layer(model) if layer is None else layer
-    if not -1 <= layer < len(params):
-        raise DeclarationError(f"the model has layers 0 to {len(params) - 1}; found layer {layer}")
-    y = _outputs(model, params, x, layer)
-    return dense.softmax(y) if isinstance(model.layers[layer], Softmax) and layer >= 0 else y
-
-
-def _outputs(model: Net, params: Tree, x: Array, layer: int) -> Array:
-    """Return what a layer gives, as vectors; of a softmax its logits, of layer -1 the input."""
-    net = feed_forward_layers(model)[: layer + 1]
-    nothing_drawn = chain.passes(len(net), np.arange(0), None, Scratch())
-    y, _ = chain.forward(
-        net, pretraining.feed_forward(params)[: len(net)], _shaped(model, x), nothing_drawn
-    )
-    return preprocess.flatten(y)
-
-
-def _code_layer(model: Net) -> int:
-    """Return the number of the layer whose output is the code: the last one below a softmax."""
-    return len(model.layers) - (1 if model.classes is None else 2)
+encode.register(Net, network.encode)
 
 
 @singledispatch
@@ -310,27 +233,22 @@ def code_width(model: Trainable, visible: int, layer: int | None = None) -> int:
 code_width.register(Autoencoder, autoencoder.code_width)
 code_width.register(MSDA, marginalised.code_width)
 code_width.register(GenerativeDBN, updown.code_width)
-
-
-@code_width.register
-def _(model: Net, visible: int, layer: int | None = None) -> int:
-    layer = _code_layer(model) if layer is None else layer
-    return math.prod(input_shapes(model, visible)[layer + 1])
+code_width.register(Net, network.code_width)
 
 
 @singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
-    """Return class probabilities: (N, V) -> (N, K).
+    """Return class probabilities, or what targets are expected to be: (N, V) -> (N, K).
 
     Raises
     ------
     DeclarationError
-        The model learns no classes.
+        The model learns neither classes nor targets.
     """
-    _classes(model)
-    return encode(model, params, x, len(params) - 1)
+    raise DeclarationError(network.NOTHING_LEARNED.format(model=model))
 
 
+predict.register(Net, network.predict)
 predict.register(GenerativeDBN, updown.predict)
 
 
@@ -353,8 +271,9 @@ def evaluate(model: Trainable, params: Tree, batch: Batch) -> dict[str, Any]:
     raise NotImplementedError(f"no model is registered for {type(model).__name__}")
 
 
-@evaluate.register
-def _(model: RBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
+@evaluate.register(RBM)
+@evaluate.register(ConvolutionalRBM)
+def _(model: RBM | ConvolutionalRBM, params: RBMParams, batch: Batch) -> dict[str, Any]:
     x = present(batch)
     energies = rbm.free_energy(model, params, x, batch.mask)
     xp = namespace(energies)
@@ -369,18 +288,9 @@ evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
+evaluate.register(ConvolutionalPSD, psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
-
-
-@evaluate.register
-def _(model: Net, params: Tree, batch: Batch) -> dict[str, Any]:
-    if pretraining.stack(params):
-        x = present(batch)
-        error = _error(batch, x, reconstruct(model, params, x))
-        return {"squared_error": float(error), "n": x.shape[0]}
-    labels = check_labels(batch.labels, batch.rows, _classes(model))
-    logits = _outputs(model, params, present(batch), len(params) - 1)
-    return dense.classification(logits, labels)
+evaluate.register(Net, network.evaluate)
 
 
 def _error(batch: Batch, x: Array, y: Array) -> Array | float:
@@ -392,19 +302,14 @@ def _error(batch: Batch, x: Array, y: Array) -> Array | float:
 def reconstruct(model: Model, params: Tree, x: Array) -> Array:
     """Return what a model makes of samples when it has only their codes: (N, V) -> (N, V).
 
-    Of a net, the layers that were pretrained are passed up and down, by means.
+    Of a net, the lowest layers that were pretrained are passed up and down, by means, up to the
+    first that has no way back, such as ``Pooling``. Where others lie below them, it is what those
+    give that is made again.
     """
     return pretraining.decode(model, params, encode(model, params, x), x.shape[1])
 
 
-@reconstruct.register
-def _(model: Net, params: Tree, x: Array) -> Array:
-    height = len(pretraining.stack(params))
-    shapes = input_shapes(model, x.shape[1])
-    y = _outputs(model, params, x, height - 1)
-    for i in reversed(range(height)):
-        y = pretraining.decode(model.layers[i], params[i], y, math.prod(shapes[i]))
-    return y
+reconstruct.register(Net, network.reconstruct)
 
 
 @singledispatch
@@ -423,3 +328,8 @@ def _(model: SparseCoding, params: SparseCodingParams) -> None:
 @project_in_place.register
 def _(model: PSD, params: PSDParams) -> None:
     sparse_coding.hold_on_sphere(params.dictionary)
+
+
+@project_in_place.register
+def _(model: ConvolutionalPSD, params: PSDParams) -> None:
+    convolutional_psd.hold_on_sphere(params.dictionary)

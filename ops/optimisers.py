@@ -153,14 +153,14 @@ def _(optimiser: Adam, params: Tree) -> AdamState:
 
 
 def update(
-    optimiser: Optimiser, rates: Rates, total: Tree, n: int, state: Tree, params: Tree
+    optimiser: Optimiser, rates: Rates, total: Tree, n: float, state: Tree, params: Tree
 ) -> tuple[Tree, Tree]:
     """Take one step and return new parameters and a new state.
 
     Parameters
     ----------
     total, n
-        The gradient summed over samples, and their number (at least 1).
+        The gradient summed over samples, and their number or the sum of their weights; not 0.
     """
     params, state = tree_map(copied, params), tree_map(copied, state)
     update_in_place(optimiser, rates, total, n, state, params)
@@ -174,14 +174,14 @@ def copied(leaf: Array) -> Array:
 
 @singledispatch
 def update_in_place(
-    optimiser: Optimiser, rates: Rates, total: Tree, n: int, state: Tree, params: Tree
+    optimiser: Optimiser, rates: Rates, total: Tree, n: float, state: Tree, params: Tree
 ) -> None:
     """Take one step, overwriting ``state`` and ``params``, which the caller must own."""
     raise NotImplementedError(f"no optimiser is registered for {type(optimiser).__name__}")
 
 
 @update_in_place.register
-def _(optimiser: SGD, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+def _(optimiser: SGD, rates: Rates, total: Tree, n: float, state: Tree, params: Tree) -> None:
     rate, decay = rates.learning_rate, optimiser.weight_decay
     total, scale = clipped(optimiser, total, n)
     if isinstance(state.velocity, tuple) and not state.velocity:
@@ -220,7 +220,7 @@ def settle(factor: float, state: SGDState) -> None:
             velocity *= factor
 
 
-def into_velocity(n: int, factor: float, state: SGDState) -> Into:
+def into_velocity(n: float, factor: float, state: SGDState) -> Into:
     """Return where the gradient of ``n`` samples is added to a velocity."""
     return Into(state.velocity, keep=1.0, scale=1.0 / (n * factor))
 
@@ -241,7 +241,7 @@ def follow_in_place(
 
 
 @update_in_place.register
-def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+def _(optimiser: Adagrad, rates: Rates, total: Tree, n: float, state: Tree, params: Tree) -> None:
     total, scale = clipped(optimiser, total, n)
     rate, epsilon = rates.learning_rate, optimiser.epsilon
     settings = _settings(rates, params, lambda factor: (scale, factor * rate, epsilon))
@@ -250,7 +250,7 @@ def _(optimiser: Adagrad, rates: Rates, total: Tree, n: int, state: Tree, params
 
 
 @update_in_place.register
-def _(optimiser: Adam, rates: Rates, total: Tree, n: int, state: Tree, params: Tree) -> None:
+def _(optimiser: Adam, rates: Rates, total: Tree, n: float, state: Tree, params: Tree) -> None:
     state.step[...] = state.step + 1
     step = int(state.step)
     # Both bias corrections go into the rate and epsilon, so that a weight costs one root.

@@ -6,6 +6,7 @@ Letters: N samples, V visible units (features).
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from array_api_compat import device
 
 from deepstrata.ops import preprocess
@@ -27,6 +28,14 @@ class Batch(NamedTuple):
     """(N, V) bool, true where a value is present; what ``x`` holds elsewhere does not matter."""
     scaling: tuple[Affine, ...] | None = None
     """What is yet to be done to ``x`` where that is kept as the integers it was read as."""
+    targets: Array | None = None
+    """(N, K) what a network is to give, NaN where that is not known."""
+    weights: Array | None = None
+    """(N,) NumPy array of how much each sample counts, in a loss and its mean; 1 if None."""
+
+
+#: What a batch has of every sample.
+COLUMNS = ("rows", "x", "labels", "mask", "targets", "weights")
 
 
 class Into(NamedTuple):
@@ -51,16 +60,18 @@ class Partial(NamedTuple):
 
     total: Tree
     """Sum over the samples, most often of gradients."""
-    n: int
-    """Number of samples."""
+    n: float
+    """Number of samples; where they have weights, the sum of these."""
     stats: dict[str, Any]
     """Sums over the samples, reported and not learned from."""
 
 
 def take(batch: Batch, start: int, stop: int) -> Batch:
     """Return samples ``start`` to ``stop`` (views, no copies)."""
-    rows, x, labels, mask = (None if part is None else part[start:stop, ...] for part in batch[:4])
-    return Batch(rows, x, labels, mask, batch.scaling)
+    columns = {name: getattr(batch, name) for name in COLUMNS}
+    return batch._replace(
+        **{name: part[start:stop, ...] for name, part in columns.items() if part is not None}
+    )
 
 
 def shuffle(batches: Sequence[Batch], order: Array) -> Batch:
@@ -72,14 +83,19 @@ def shuffle(batches: Sequence[Batch], order: Array) -> Batch:
         (N,) int64 places in the batches put one after the other.
     """
 
-    def joined(parts: Sequence[Array]) -> Array:
+    def joined(name: str) -> Array:
+        parts = [getattr(batch, name) for batch in batches]
         xp = namespace(parts[0])
         places = xp.asarray(order, device=device(parts[0]))
         return xp.take(xp.concat(parts, axis=0), places, axis=0)
 
-    columns = zip(*(batch[:4] for batch in batches), strict=True)
-    rows, x, labels, mask = (None if column[0] is None else joined(column) for column in columns)
-    return Batch(rows, x, labels, mask, batches[0].scaling)
+    there = [name for name in COLUMNS if getattr(batches[0], name) is not None]
+    return batches[0]._replace(**{name: joined(name) for name in there})
+
+
+def weight_of(batch: Batch) -> float:
+    """Return how much the samples count together: their number where they have no weights."""
+    return batch.x.shape[0] if batch.weights is None else float(np.sum(batch.weights, dtype=float))
 
 
 def present(batch: Batch) -> Array:

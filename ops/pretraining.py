@@ -10,14 +10,32 @@ from functools import singledispatch
 from itertools import takewhile
 from typing import Any
 
-from deepstrata.ops import autoencoder, psd, rbm, sparse_coding, updown
+from deepstrata.ops import (
+    autoencoder,
+    convolutional_psd,
+    convolutional_rbm,
+    psd,
+    rbm,
+    sparse_coding,
+    updown,
+)
 from deepstrata.ops.autoencoder import AutoencoderParams
+from deepstrata.ops.backend import namespace
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.ops.updown import GenerativeParams
-from deepstrata.schemas.models import RBM, Autoencoder, GenerativeDBN, Model
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
+from deepstrata.schemas.layers import Convolution
+from deepstrata.schemas.models import (
+    RBM,
+    Autoencoder,
+    GenerativeDBN,
+    Model,
+    Net,
+    has_weights,
+)
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
 
@@ -51,14 +69,33 @@ def _is_pretrained(params: Tree) -> bool:
 
 
 def stack(params: tuple[Tree, ...]) -> tuple[Tree, ...]:
-    """Return the layers at the bottom of a net that are as they learned by themselves."""
-    return tuple(takewhile(_is_pretrained, params))
+    """Return the layers of a net up to the last that is as it learned by itself.
+
+    Layers without weights may lie between and below those that learned.
+    """
+    bottom = list(takewhile(lambda own: not own or _is_pretrained(own), params))
+    while bottom and not bottom[-1]:
+        bottom.pop()
+    return tuple(bottom)
+
+
+def invertible(params: tuple[Tree, ...]) -> range:
+    """Return the numbers of a stack's lowest layers that make their input again from their code."""
+    own = stack(params)
+    start = sum(1 for _ in takewhile(lambda layer: not layer, own))
+    return range(start, start + sum(1 for _ in takewhile(bool, own[start:])))
 
 
 @singledispatch
 def assemble(model: Model, layers: tuple[Tree, ...]) -> Tree:
     """Return a model's parameters from those of the layers that were trained one by one."""
     return layers
+
+
+@assemble.register
+def _(model: Net, layers: tuple[Tree, ...]) -> tuple[Tree, ...]:
+    learned = iter(layers)
+    return tuple(next(learned) if has_weights(layer) else () for layer in model.layers)
 
 
 @assemble.register
@@ -80,6 +117,8 @@ def _(model: RBM, params: RBMParams, code: Array, visible: int) -> Array:
 decode.register(Autoencoder, autoencoder.decode)
 decode.register(SparseCoding, sparse_coding.decode)
 decode.register(PSD, sparse_coding.decode)
+decode.register(ConvolutionalPSD, convolutional_psd.decode)
+decode.register(ConvolutionalRBM, convolutional_rbm.visible_mean)
 decode.register(GenerativeDBN, updown.decode)
 
 
@@ -113,7 +152,7 @@ def _(params: DenseParams | RBMParams | EncoderParams) -> list[Array]:
 @filters.register(PSDParams)
 @filters.register(SparseCodingParams)
 def _(params: PSDParams | SparseCodingParams) -> list[Array]:
-    return [params.dictionary]
+    return [params.dictionary] if params.dictionary.ndim == 2 else []
 
 
 @filters.register
@@ -125,3 +164,31 @@ def _(params: AutoencoderParams) -> list[Array]:
 def _(params: GenerativeParams) -> list[Array]:
     features = params.recognition[-1].bias.shape[0]
     return [*filters(params.recognition), params.memory.weights[:features].T]
+
+
+@singledispatch
+def kernels(layer: Any, params: Tree) -> Array | None:
+    """Return what the maps of a convolutional layer look for, (M, C, *kernel); None of others."""
+    return None
+
+
+@kernels.register(Convolution)
+@kernels.register(ConvolutionalRBM)
+def _(layer: Convolution | ConvolutionalRBM, params: DenseParams | RBMParams) -> Array:
+    return _maps_first(params.weights)
+
+
+@kernels.register
+def _(layer: ConvolutionalPSD, params: PSDParams | EncoderParams) -> Array:
+    """Of a fine-tuned one, the filters of its encoder are left."""
+    return _maps_first(getattr(params, "dictionary", params.weights))
+
+
+@kernels.register
+def _(layer: Autoencoder, params: Tree) -> Array | None:
+    encoder: Any = getattr(params, "encoder", params)
+    return kernels(layer.encoder[0], encoder[0])
+
+
+def _maps_first(weights: Array) -> Array:
+    return namespace(weights).moveaxis(namespace(weights).moveaxis(weights, -1, 0), -1, 1)

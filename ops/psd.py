@@ -3,12 +3,14 @@
 Kavukcuoglu, Ranzato, LeCun (2008), "Fast inference in sparse coding algorithms with applications
 to object recognition". Each step predicts ``p = gain * tanh(x K + bias)``, infers the codes z by
 FISTA from there, and descends
-``|x - z W|**2 + penalty * |z|_1 + prediction_weight * |z - p|**2`` with the codes held fixed.
+``|x - z W|**2 + penalty * |z|_1 + prediction_weight * |z - p|**2`` with the codes held fixed. All
+but the two linear maps is the same where they are convolutions: ``ops.convolutional_psd``.
 
 Letters: N samples, V features, A atoms (rows of W, numbers of a code).
 """
 
 import math
+from functools import singledispatch
 from typing import Any, NamedTuple
 
 from deepstrata.ops import initial, layers, preprocess, sparse_coding
@@ -17,11 +19,16 @@ from deepstrata.ops.dense import ACTIVATIONS
 from deepstrata.ops.kernels import squared_error
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
+from deepstrata.ops.samples import shaped
+from deepstrata.ops.sparse_coding import Synthesis
+from deepstrata.schemas.convolutional import ConvolutionalPSD
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.shapes import Shape
 from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
+
+Predictive = PSD | ConvolutionalPSD
 
 
 class EncoderParams(NamedTuple):
@@ -72,12 +79,14 @@ def encoder(params: PSDParams) -> EncoderParams:
 
 
 class Codes(NamedTuple):
-    """What a PSD makes of samples; each (N, A)."""
+    """What a PSD makes of samples."""
 
-    bounded: Array
-    """``tanh(x K + bias)``"""
+    saved: Any
+    """What ``layers.backward`` needs of the prediction."""
     predicted: Array
+    """(N, ...)"""
     inferred: Array
+    """(N, ...)"""
 
 
 def bounded(params: EncoderParams | PSDParams, x: Array, out: Array | None = None) -> Array:
@@ -96,34 +105,68 @@ def encode(
     return code
 
 
+@singledispatch
+def synthesis(model: Any, params: PSDParams, shape: Shape) -> Synthesis:
+    """Return the map from codes to samples of ``shape``."""
+    raise NotImplementedError(f"no synthesis is registered for {type(model).__name__}")
+
+
+@synthesis.register
+def _(model: PSD, params: PSDParams, shape: Shape) -> Synthesis:
+    return sparse_coding.dense(params.dictionary)
+
+
+@singledispatch
+def dictionary_gradient(model: Any, z: Array, delta: Array, out: Into | None) -> Array:
+    """Return derivatives by the dictionary with the codes held fixed, summed over samples.
+
+    Parameters
+    ----------
+    z, delta
+        (N, ...) codes, and derivatives by the reconstructions, in the samples' shape.
+    out
+        Its tree is like the dictionary.
+    """
+    raise NotImplementedError(f"no dictionary is registered for {type(model).__name__}")
+
+
+@dictionary_gradient.register
+def _(model: PSD, z: Array, delta: Array, out: Into | None) -> Array:
+    return sparse_coding.dictionary_gradient(z, delta, out and out.tree, out)
+
+
 def codes(
-    model: PSD,
+    model: Predictive,
     params: PSDParams,
     x: Array,
     mask: Array | None = None,
     scratch: Scratch | None = None,
 ) -> Codes:
-    """Return predicted and inferred codes of samples (N, V)."""
+    """Return predicted and inferred codes of samples, which have the shape that the model takes."""
     scratch = scratch or Scratch()
-    shape = (x.shape[0], params.bias.shape[0])
-    h = bounded(params, x, scratch.empty("bounded", shape, params.weights))
-    p = scratch.empty("predicted", shape, params.weights)
-    p[...] = h * params.gain
-    z = sparse_coding.infer(
-        sparse_coding.dense(params.dictionary),
+    nothing_drawn = Pass(namespace(x).zeros((0,)), None, scratch.within("encoder"))
+    predicted, saved = layers.forward(model, encoder(params), x, nothing_drawn)
+    inferred = sparse_coding.infer(
+        synthesis(model, params, x.shape[1:]),
         x,
-        p,
+        predicted,
         model.penalty,
         model.steps,
         model.prediction_weight,
         mask,
         scratch,
     )
-    return Codes(h, p, z)
+    return Codes(saved, predicted, inferred)
+
+
+def _in_shape(model: Predictive, batch: Batch) -> Batch:
+    """Return the samples of a batch, and its mask, in the shape that the model takes."""
+    mask = None if batch.mask is None else shaped(model, batch.mask)
+    return Batch(batch.rows, shaped(model, present(batch)), mask=mask)
 
 
 def gradient(
-    model: PSD,
+    model: Predictive,
     params: PSDParams,
     batch: Batch,
     key: Key,
@@ -132,29 +175,47 @@ def gradient(
     scratch: Scratch | None = None,
 ) -> tuple[Partial, Tree]:
     """Return the gradient with the inferred codes held fixed; see ``models.gradient``."""
-    scratch, x = scratch or Scratch(), present(batch)
-    found = codes(model, params, x, batch.mask, scratch)
-    stats, delta = _measure(model, params, batch, x, found, scratch)
+    scratch, batch = scratch or Scratch(), _in_shape(model, batch)
+    found = codes(model, params, batch.x, batch.mask, scratch)
+    stats, delta = _measure(model, params, batch, found, scratch)
     pull = found.predicted
     pull -= found.inferred
     pull *= 2.0 * model.prediction_weight
-    encoder = _encoder_gradient(params, x, found.bounded, pull, out)
-    into = out and out.tree.dictionary
-    dictionary = sparse_coding.dictionary_gradient(found.inferred, delta, into, out)
-    return Partial(PSDParams(*encoder, dictionary), x.shape[0], stats), carry
+    at = Pass(batch.rows, None, scratch.within("encoder"))
+    into = out and out._replace(tree=out.tree.dictionary)
+    dictionary = dictionary_gradient(model, found.inferred, delta, into)
+    into = out and out._replace(tree=encoder(out.tree))
+    own: EncoderParams
+    _, own = layers.backward(model, encoder(params), found.saved, pull, at, into, below=False)
+    return Partial(PSDParams(*own, dictionary=dictionary), batch.x.shape[0], stats), carry
 
 
 def _measure(
-    model: PSD, params: PSDParams, batch: Batch, x: Array, found: Codes, scratch: Scratch
+    model: Predictive, params: PSDParams, batch: Batch, found: Codes, scratch: Scratch
 ) -> tuple[dict[str, Any], Array]:
     """Return sums over the samples, and derivatives by the reconstructions."""
-    synthesis = sparse_coding.dense(params.dictionary)
-    z = found.inferred
-    explained = sparse_coding.explain(synthesis, batch, x, z, model.penalty, scratch)
+    x, z = batch.x, found.inferred
+    made = synthesis(model, params, x.shape[1:])
+    explained = sparse_coding.explain(made, batch, x, z, model.penalty, scratch)
     distance = squared_error(found.predicted, z)
     energy = explained.stats["energy"] + model.prediction_weight * distance
     more = {"prediction_distance": distance, "energy": energy}
     return explained.stats | more, explained.delta
+
+
+def evaluate(model: Predictive, params: PSDParams, batch: Batch) -> dict[str, float]:
+    """Return sums over the samples; see ``models.evaluate``.
+
+    Those of the inferred codes, ``prediction_distance``, and ``predicted_squared_error``: of what
+    the dictionary makes of the predictions.
+    """
+    scratch, batch = Scratch(), _in_shape(model, batch)
+    x, found = batch.x, codes(model, params, batch.x, batch.mask, scratch)
+    stats, _ = _measure(model, params, batch, found, scratch)
+    made = synthesis(model, params, x.shape[1:])
+    guess = sparse_coding.explain(made, batch, x, found.predicted, model.penalty, scratch)
+    stats["predicted_squared_error"] = guess.stats["squared_error"]
+    return {name: float(value) for name, value in stats.items()} | {"n": x.shape[0]}
 
 
 def _encoder_gradient(
@@ -179,21 +240,6 @@ def _encoder_gradient(
     tree = out.tree
     weights = add_product(x, delta, tree.weights, out.scale, out.keep)
     return EncoderParams(weights, put(bias, tree.bias, out), put(gain, tree.gain, out))
-
-
-def evaluate(model: PSD, params: PSDParams, batch: Batch) -> dict[str, float]:
-    """Return sums over the samples; see ``models.evaluate``.
-
-    Those of the inferred codes, ``prediction_distance``, and ``predicted_squared_error``: of what
-    the dictionary makes of the predictions.
-    """
-    x, scratch = present(batch), Scratch()
-    found = codes(model, params, x, batch.mask, scratch)
-    stats, _ = _measure(model, params, batch, x, found, scratch)
-    synthesis = sparse_coding.dense(params.dictionary)
-    guess = sparse_coding.explain(synthesis, batch, x, found.predicted, model.penalty, scratch)
-    stats["predicted_squared_error"] = guess.stats["squared_error"]
-    return {name: float(value) for name, value in stats.items()} | {"n": x.shape[0]}
 
 
 @layers.specs.register

@@ -14,7 +14,7 @@ Letters: N samples, V visible units, H hidden units, C chains, b visible and c h
 
 import math
 from functools import singledispatch
-from typing import NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 from deepstrata.ops.backend import (
     Backend,
@@ -84,7 +84,8 @@ def _(model: RBM, params: RBMParams, h: Array, out: Array | None = None) -> Arra
     return into
 
 
-def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = None) -> Array:
+@singledispatch
+def free_energy(model: Any, params: RBMParams, v: Array, mask: Array | None = None) -> Array:
     """Return F with ``p(v) = exp(-F(v)) / Z``.
 
     Parameters
@@ -98,6 +99,11 @@ def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = No
     -------
     (N,)
     """
+    raise NotImplementedError(f"no machine is registered for {type(model).__name__}")
+
+
+@free_energy.register
+def _(model: RBM, params: RBMParams, v: Array, mask: Array | None = None) -> Array:
     xp = namespace(v)
     if model.hidden_units == "gaussian":
         into = product(v, params.weights)
@@ -106,12 +112,17 @@ def free_energy(model: RBM, params: RBMParams, v: Array, mask: Array | None = No
         return -(v @ params.visible_bias) - rest - constant
     into = product(v, params.weights) + params.hidden_bias
     softplus = xp.sum(xp.logaddexp(into, xp.zeros_like(into)), axis=1)
+    return visible_energy(model, params.visible_bias, v, mask) - softplus
+
+
+def visible_energy(model: Any, bias: Array, v: Array, mask: Array | None = None) -> Array:
+    """Return the terms of an energy that no hidden unit takes part in: (N, V) -> (N,)."""
     if model.visible_units == "bernoulli":
-        return -(v @ params.visible_bias) - softplus
-    centred = v - params.visible_bias
+        return -(v @ bias)
+    xp, centred = namespace(v), v - bias
     if mask is not None:
         centred = xp.where(mask, centred, xp.zeros_like(centred))
-    return 0.5 * xp.sum(centred * centred, axis=1) - softplus
+    return 0.5 * xp.sum(centred * centred, axis=1)
 
 
 def sample_hidden(

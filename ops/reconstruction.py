@@ -20,15 +20,16 @@ from deepstrata.ops import chain, dense, preprocess
 from deepstrata.ops.autoencoder import (
     AutoencoderParams,
     BiasParams,
+    decoder_params,
     logit_decoder,
     reconstruct,
-    shaped,
 )
 from deepstrata.ops.backend import Scratch, add_product, namespace, product, store
 from deepstrata.ops.dense import ACTIVATIONS, DenseParams
 from deepstrata.ops.kernels import sigmoid, squared_error
 from deepstrata.ops.noise import corrupt
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
+from deepstrata.ops.samples import shaped
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Autoencoder, encoder_layers
 from deepstrata.schemas.trees import Array, Tree
@@ -81,7 +82,8 @@ def gradient(
     if batch.mask is not None:
         seen = namespace(x).where(batch.mask, seen, namespace(x).zeros_like(x))
     task = _Task(model, x, seen, _weights(model, batch, x, changed), batch, key)
-    total, stats = (_tied if model.tied else _untied)(task, params, out, scratch)
+    together = model.tied and params.encoder[0].weights.ndim == 2
+    total, stats = (_tied if together else _by_layers)(task, params, out, scratch)
     return Partial(total, x.shape[0], stats), carry
 
 
@@ -175,10 +177,11 @@ def _pulled(total: AutoencoderParams, weights: Array, pull: Array | None, out: I
         found += weights * (pull * (1.0 if out is None else out.scale))
 
 
-def _untied(
+def _by_layers(
     task: _Task, params: AutoencoderParams, out: Into | None, scratch: Scratch
 ) -> tuple[AutoencoderParams, dict[str, Any]]:
     """Return the gradient by the tables of layers."""
+    down_params = decoder_params(params)
     model, x, rows = task.model, task.x, task.batch.rows
     up, down = encoder_layers(model), logit_decoder(model, x.shape[1])
     at_up, at_down = (
@@ -186,7 +189,7 @@ def _untied(
         for name, net in (("encoder", up), ("decoder", down))
     )
     code, kept_up = chain.forward(up, params.encoder, shaped(model, task.seen), at_up)
-    made, kept_down = chain.forward(down, params.decoder, code, at_down)
+    made, kept_down = chain.forward(down, down_params, code, at_down)
     y, h = preprocess.flatten(made), preprocess.flatten(code)
     if model.loss == "cross_entropy":
         xp = namespace(x)
@@ -195,18 +198,33 @@ def _untied(
     loss = loss_of(model, x, y, task.weights, delta)
     stats = _stats(task, y, loss)
     delta = namespace(x).reshape(delta, made.shape)
-    into = out and out._replace(tree=out.tree.decoder)
+    into = None if out is None or model.tied else out._replace(tree=out.tree.decoder)
     by_code, decoder = chain.backward(
-        down, params.decoder, kept_down, delta, at_down, into, below=True
+        down, down_params, kept_down, delta, at_down, into, below=True
     )
     weights = getattr(params.encoder[0], "weights", None)
     cost, pull = _penalise(model, weights, h, preprocess.flatten(by_code))
     stats["loss"] += cost
     into = out and out._replace(tree=out.tree.encoder)
     _, encoder = chain.backward(up, params.encoder, kept_up, by_code, at_up, into)
+    if model.tied:
+        decoder = _fold(encoder, decoder, out)
     total = AutoencoderParams(encoder, decoder)
     _pulled(total, weights, pull, out)
     return total, stats
+
+
+def _fold(
+    encoder: tuple[Tree, ...], decoder: tuple[Tree, ...], out: Into | None
+) -> tuple[Tree, ...]:
+    """Add a mirror image's gradient to that of the weights it shares; return its biases'."""
+    found = list[BiasParams]()
+    for i, (own, mirror) in enumerate(zip(reversed(encoder), decoder, strict=True)):
+        weights: Array = own.weights
+        weights += mirror.weights * (1.0 if out is None else out.scale)
+        bias = mirror.bias if out is None else put(mirror.bias, out.tree.decoder[i].bias, out)
+        found.append(BiasParams(bias))
+    return tuple(found)
 
 
 def _tied(

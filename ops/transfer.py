@@ -6,7 +6,7 @@ Yosinski, Clune, Bengio, Lipson (2014), How transferable are features in deep ne
 from functools import singledispatch
 from typing import Any
 
-from deepstrata.ops import models, pretraining
+from deepstrata.ops import models, network, pretraining
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.models import (
     GenerativeDBN,
@@ -39,12 +39,14 @@ def bottom(model: Model, params: Tree) -> Bottom:
 
 @bottom.register
 def _(model: Learner, params: Tree) -> Bottom:
-    return bottom(Network(layers=(model,)), (params,))
+    shape = getattr(model, "input_shape", None)
+    layer = model if shape is None else model.model_copy(update={"input_shape": None})
+    return bottom(Network(layers=(layer,), input_shape=shape), (params,))
 
 
 @bottom.register
 def _(model: Net, params: Tree) -> Bottom:
-    return numbered(models.feed_forward_layers(model)), pretraining.feed_forward(params)
+    return numbered(network.feed_forward_layers(model)), pretraining.feed_forward(params)
 
 
 @bottom.register
@@ -74,7 +76,7 @@ def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> t
             f"expected {count} layers to take, found {len(theirs)}; declare layers={len(theirs)} "
             "or fewer"
         )
-    ours = numbered(models.feed_forward_layers(model))
+    ours = numbered(network.feed_forward_layers(model))
     wanted = pretraining.feed_forward(models.shapes(model, visible))
     for i in range(count):
         name = getattr(model.layers[i], "name", "")

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from deepstrata.ops import dense, memory, rbm
 from deepstrata.ops.backend import Backend, Scratch, namespace, negative, product, store
-from deepstrata.ops.dense import DenseParams, check_labels
+from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.kernels import sigmoid_sample, squared_error
+from deepstrata.ops.labelled import check_labels
+from deepstrata.ops.measures import classification
 from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
@@ -138,7 +140,7 @@ def evaluate(model: GenerativeDBN, params: GenerativeParams, batch: Batch) -> di
     made = decode(model, params, features, x.shape[1])
     again = present(batch._replace(x=made, scaling=None))
     logits = memory.class_logits(model.memory, params.memory, features)
-    found = dense.classification(logits, labels)
+    found = classification(logits, labels)
     return {"squared_error": float(squared_error(x, again))} | found
 
 

@@ -6,6 +6,7 @@ Installed as ``deepstrata/__init__.py``: the public names.
 from typing import TYPE_CHECKING, Any
 
 from deepstrata.pipelines.pipeline import Pipeline
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import (
     DatasetSchema,
     DatasetSource,
@@ -32,6 +33,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -118,6 +120,8 @@ __all__ = [
     "ClusterError",
     "ContrastNormalisation",
     "Convolution",
+    "ConvolutionalPSD",
+    "ConvolutionalRBM",
     "Cosine",
     "CrossDomain",
     "DBNClassifier",
@@ -150,6 +154,7 @@ __all__ = [
     "Pooling",
     "Pretrain",
     "RBMEncoder",
+    "Rectification",
     "ReduceOnPlateau",
     "Report",
     "Run",

@@ -19,17 +19,17 @@ from deepstrata.ops.preprocess import Affine
 from deepstrata.pipelines import room
 from deepstrata.pipelines.meter import measure
 from deepstrata.schemas.datasets import Variable
-from deepstrata.schemas.errors import BadShardError, DataError
+from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.models import Trainable
 from deepstrata.schemas.stages import Split
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.storage.checkpoints import load_part
 from deepstrata.storage.datasets import Columns
-from deepstrata.storage.digests import checksum, digest
-from deepstrata.storage.readers import Reader, check_finite, check_range
+from deepstrata.storage.digests import checksum
+from deepstrata.storage.readers import Reader
 from deepstrata.storage.shards import Shard, epoch_order, permutation
-from deepstrata.storage.splits import PARTS, assign
+from deepstrata.storage.splits import assign
 
 
 class Saved(NamedTuple):
@@ -52,23 +52,22 @@ def _load(saved: Saved, on: Backend) -> Tree:
     return backend.on_device(load_part(saved.path, saved.like, saved.digest), on)
 
 
+BELOW_BYTES = 64 << 20  #: of the largest activations of the layers below that are computed at once
+
+
 class Below(NamedTuple):
-    """A trained layer below the one that is trained."""
+    """A trained layer below the one that is trained, or a network of such as have no weights."""
 
     model: Trainable
-    params: Saved
+    params: Saved | None = None
+    """None where there are none."""
 
-
-class Inspected(NamedTuple):
-    """What one pass over a shard found."""
-
-    counts: tuple[int, int, int]
-    digest: str
-    largest_label: int
-    checksums: dict[str, int]
-    """CRC-32C of every variable; what was found before, where the shard cannot be read now."""
-    problem: str = ""
-    """Why the shard takes no part, if it does not."""
+    def encode(self, x: Array) -> Array:
+        """Return what comes out of samples (N, V)."""
+        if self.params is None:
+            return models.encode(self.model, models.init(self.model, x.shape[1], Key(0)), x)
+        on: Backend = "numpy" if backend.is_numpy(x) else "cupy"
+        return models.encode(self.model, self.params.load(on), x)
 
 
 class Known(NamedTuple):
@@ -106,6 +105,8 @@ class Feed(NamedTuple):
     """Rows of the only training samples that take part, rising; None where all do."""
     learned: tuple[int, ...] = (0,)
     """Parts whose samples count as training samples."""
+    supervised: bool = False
+    """Whether targets and weights are read."""
 
     def narrow(self, rows: Shard) -> "Feed":
         """Return the feed for some rows alone, so that a task carries no more than it reads.
@@ -143,6 +144,7 @@ def names(feed: Feed) -> tuple[str, ...]:
     columns = feed.columns
     found = [] if feed.stored else [columns.features, columns.mask]
     found += [columns.labels, feed.split.by if feed.split else None, *feed.extra]
+    found += [columns.targets, columns.weights] if feed.supervised else []
     return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
@@ -218,25 +220,65 @@ def load(
         labels = None
         if columns.labels is not None:
             labels = values[columns.labels][rows].astype(np.int64)
+        targets, weights = supervision(feed, values, rows)
         # Layers below see the whole shard in its own order, as where their output is stored: of
         # other rows, or of these in another order, a product may have other last bits.
         seen = np.arange(shard.rows) if feed.below else rows
         x, mask, scaling = _prepare(feed, shard, values, seen, small and not feed.below)
         x = backend.device_array(x, feed.backend)
     with measure("compute"):
-        for below in feed.below:
-            x, mask = models.encode(below.model, below.params.load(feed.backend), x), None
         if feed.below:
+            x, mask = _through(feed.below, x), None
             xp = backend.namespace(x)
             x = xp.take(x, backend.device_array(rows, feed.backend), axis=0)
     mask = None if mask is None else backend.device_array(mask, feed.backend)
-    return Batch(shard.start + rows, x, labels, mask, scaling)
+    if targets is not None:
+        targets = backend.device_array(targets, feed.backend)
+    return Batch(shard.start + rows, x, labels, mask, scaling, targets, weights)
+
+
+def _through(layers: Sequence[Below], x: Array) -> Array:
+    """Return what layers make of the rows of a shard: of so many at a time that memory holds them.
+
+    How many follows from the layers, never from the worker.
+    """
+    widths = [x.shape[1]]
+    for layer in layers:
+        widths.append(models.code_width(layer.model, widths[-1]))
+    rows = max(1, BELOW_BYTES // (4 * max(widths)))
+    blocks = []
+    for start in range(0, max(x.shape[0], 1), rows):
+        block = x[start : start + rows]
+        for layer in layers:
+            block = layer.encode(block)
+        blocks.append(block)
+    return blocks[0] if len(blocks) == 1 else backend.namespace(x).concat(blocks, axis=0)
 
 
 def _row_bytes(feed: Feed) -> int:
     """Return the bytes that reading a sample takes: as stored, as float32, and put in order."""
     visible = math.prod(feed.columns.feature_shape)
-    return visible * (np.dtype(feed.columns.dtype).itemsize + 8)
+    targets = 16 * feed.columns.target_width * feed.supervised
+    return visible * (np.dtype(feed.columns.dtype).itemsize + 8) + targets
+
+
+def supervision(
+    feed: Feed, values: dict[str, Any], rows: Array
+) -> tuple[Array | None, Array | None]:
+    """Return targets (N, K) and weights (N,) of some rows, float32, where the feed has any.
+
+    A sample without a target weighs nothing.
+    """
+    if not feed.supervised:
+        return None, None
+    columns, targets, weights = feed.columns, None, None
+    if columns.weights is not None:
+        weights = values[columns.weights][rows].astype(np.float32)
+    if columns.targets is not None:
+        targets = preprocess.flatten(values[columns.targets][rows]).astype(np.float32)
+        there = (~np.isnan(targets)).any(axis=1).astype(np.float32)
+        weights = there if weights is None else there * weights
+    return targets, weights
 
 
 def load_mixed(pieces: Sequence[tuple[Feed, Shard]], order: Key) -> Batch:
@@ -296,62 +338,6 @@ def _check_bernoulli(name: str, shard: Shard, x: Array) -> None:
             f"expected values in [0, 1] for Bernoulli units, found {low:g} to {high:g}; add a "
             "Scale() stage, or use gaussian visible units (or squared_error) and Standardise()"
         )
-
-
-#: Stands for the content of a shard that takes no part: why it does not is no part of a result.
-SKIPPED = "skipped"
-
-
-def inspect(feed: Feed, shard: Shard, skip: bool = False) -> Inspected:
-    """Check every value of a shard, hash its content and count its parts.
-
-    Parameters
-    ----------
-    skip
-        Let a shard that cannot be read, or is not what it was before, take no part.
-
-    Raises
-    ------
-    DataError
-        NaN or infinity without a mask, a negative label, a value out of its declared range.
-    BadShardError
-        The shard cannot be read, or is not what it was before.
-    """
-    with measure("wait"):
-        try:
-            values = read(feed, shard)
-            feed.reader.confirm(shard.start, shard.stop, values)
-        except BadShardError as error:
-            if not skip:
-                raise
-            before = next((k.checksums for k in feed.known if k.shard == shard), {})
-            return Inspected((0, 0, 0), SKIPPED, -1, before, str(error))
-        largest = _check_values(feed, shard, values)
-        codes = codes_of(feed, shard, values)
-        counts = tuple(int((codes == i).sum()) for i in range(len(PARTS)))
-        sums = {name: checksum(array) for name, array in values.items()}
-        return Inspected(counts, digest(values), largest, sums)  # type: ignore[arg-type]
-
-
-def _check_values(feed: Feed, shard: Shard, values: dict[str, Any]) -> int:
-    """Check features and labels; return the largest label, -1 without any."""
-    columns = feed.columns
-    mask = values[columns.mask].astype(bool) if columns.mask else None
-    check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
-    for declared in feed.ranges:
-        if declared.name in values:
-            present = mask if declared.name == columns.features else None
-            check_range(declared, values[declared.name], present, shard.start, "dataset")
-    if columns.labels is None:
-        return -1
-    labels = values[columns.labels]
-    if labels.min() < 0:
-        row = int(np.argmin(labels))
-        raise DataError(
-            f"variable {columns.labels!r}, sample {shard.start + row}: expected a class "
-            f"number 0, 1, ..., found {labels[row]}"
-        )
-    return int(labels.max())
 
 
 def spread(counts: list[int], wanted: int, key: Key) -> Iterator[tuple[int, int]]:

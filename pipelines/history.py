@@ -11,11 +11,13 @@ from deepstrata.schemas.stages import FineTune, Pretrain, Stage
 from deepstrata.storage import runs, sealed, stores
 
 LONG_NAMES = {
-    "squared_error": "squared reconstruction error, summed over a sample",
+    "squared_error": "squared error, summed over a sample",
     "free_energy": "free energy",
     "loss": "loss",
     "error": "share of samples that are misclassified",
-    "n": "samples in the round",
+    "hamming_loss": "share of labels that are wrong",
+    "r2": "coefficient of determination, mean over targets",
+    "n": "samples in the round, or the sum of their weights",
     "learning_rate": "learning rate when the round began",
     "kept_epoch": "epoch with the best parameters so far",
 }

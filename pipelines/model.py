@@ -10,10 +10,18 @@ import xarray as xr
 
 from deepstrata.ops import models, preprocess, pretraining, rbm, updown
 from deepstrata.ops.preprocess import Affine
+from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import MSDA, RBM, GenerativeDBN, Layered, Model
-from deepstrata.schemas.stages import classifies
+from deepstrata.schemas.models import (
+    MSDA,
+    RBM,
+    GenerativeDBN,
+    Layered,
+    Model,
+    classifies,
+    fits_targets,
+)
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import runs, stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model
@@ -59,19 +67,35 @@ class TrainedEncoder:
         """
         width = models.code_width(self.model, self.info.visible, layer)
         found = self._apply(
-            data, UNIT, width, lambda x: models.encode(self.model, self.params, x, layer)
+            data, {UNIT: width}, lambda x: models.encode(self.model, self.params, x, layer)
         )
         return found.rename("code")
 
     def predict(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
-        """Return the probability of every class for every sample: (sample, class) float32."""
-        if not classifies(self.model):
-            raise SchemaError("the model learned no classes: it encodes, and predicts nothing")
-        width = int(self.model.classes or 0)
-        found = self._apply(
-            data, "class", width, lambda x: models.predict(self.model, self.params, x)
-        )
-        return found.rename("probability")
+        """Return what the model learned to tell of every sample, lazily where the data is lazy.
+
+        Returns
+        -------
+        xarray.DataArray
+            float32: (sample, class), the probability of every class; or of a network with a
+            ``loss`` what the targets are expected to be, with their name and dimensions.
+
+        Raises
+        ------
+        SchemaError
+            The model learned neither classes nor targets.
+        """
+        if fits_targets(self.model):
+            name, info = self.info.targets, self.info
+            sizes = dict(zip(info.target_dims, info.target_shape, strict=True))
+        elif classifies(self.model):
+            name, sizes = "probability", {"class": int(self.model.classes or 0)}
+        else:
+            raise SchemaError(
+                "the model learned no classes and no targets: it encodes, and predicts nothing"
+            )
+        found = self._apply(data, sizes, lambda x: models.predict(self.model, self.params, x))
+        return found.rename(name)
 
     def generate(
         self, label: int | None = None, n: int = 10, steps: int = 1000, seed: int = 0
@@ -137,7 +161,7 @@ class TrainedEncoder:
         """
         machine = self._machine()
         found = self._apply(
-            data, "energy", 1, lambda x: rbm.free_energy(machine, self.params, x)[:, None]
+            data, {"energy": 1}, lambda x: rbm.free_energy(machine, self.params, x)[:, None]
         )
         return found.isel(energy=0).rename("free_energy")
 
@@ -185,15 +209,15 @@ class TrainedEncoder:
         """Length of a code."""
         return models.code_width(self.model, self.info.visible)
 
-    def _machine(self) -> RBM:
-        if not isinstance(self.model, RBM):
+    def _machine(self) -> RBM | ConvolutionalRBM:
+        if not isinstance(self.model, RBM | ConvolutionalRBM):
             raise SchemaError(f"expected a model that is a single RBM, found a {self.model.kind}")
         return self.model
 
-    def _apply(self, data: Any, dim: str, width: int, function: Any) -> xr.DataArray:
+    def _apply(self, data: Any, sizes: dict[str, int], function: Any) -> xr.DataArray:
         array = self._features(data)
         dims = self.info.feature_dims
-        return _by_samples(array, dims, {dim: width}, lambda x: function(self._prepare(x)))
+        return _by_samples(array, dims, sizes, lambda x: function(self._prepare(x)))
 
     def _prepare(self, x: Any) -> Any:
         return preprocess.apply(self.affine, np.ascontiguousarray(x, dtype=np.float32))

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from deepstrata.ops.backend import Backend
-from deepstrata.pipelines import feeds
+from deepstrata.pipelines import inspection, supervision
 from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_digest
 from deepstrata.pipelines.events import Notice, Observer, StageFinished, StageStarted
-from deepstrata.pipelines.feeds import Feed, Inspected, Known
+from deepstrata.pipelines.feeds import Feed, Known
+from deepstrata.pipelines.inspection import Inspected
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
@@ -107,9 +108,9 @@ def check_source(pipeline: Pipeline, data: Any = None) -> None:
         return
     schema = describe_source(source.format, source.path, source.sample_dim, **source.options)
     where = f"{source.format} {source.path or ''}".strip()
-    for name in (source.features, source.labels, source.mask):
-        if name is not None:
-            schema.variable(name, where)
+    for name in source.named:
+        schema.variable(name, where)
+    supervision.check_described(pipeline, schema)
 
 
 def _grid(source: Source, dataset: xr.Dataset, columns: Columns) -> tuple[Shard, ...]:
@@ -162,6 +163,8 @@ def feed_of(pipeline: Pipeline, opened: Opened, device: Backend = "numpy") -> Fe
                 f"stage {split.name!r}: no variable {split.by!r} in the dataset; it has: {there}"
             )
         meanings = flags(opened.dataset[split.by])
+    if opened.columns.targets is not None:
+        supervision.check_targets(pipeline, opened.visible, opened.columns.target_shape)
     by = () if split is None or split.by is None else (split.by,)
     extra = _extra(pipeline, opened)
     return Feed(
@@ -170,7 +173,7 @@ def feed_of(pipeline: Pipeline, opened: Opened, device: Backend = "numpy") -> Fe
         split=split,
         split_key=fold(Key(pipeline.seed), "split"),
         meanings=tuple((meanings or {}).items()),
-        ranges=_ranges(pipeline.source),
+        ranges=(*_ranges(pipeline.source), *supervision.ranges(pipeline)),
         backend=device,
         extra=extra,
     )
@@ -224,8 +227,8 @@ def inspect(context: Context, again: bool = False) -> tuple[StageRecord, str]:
     found = before
     if not reused:
         context.observer(StageStarted("inspect", "inspect", len(context.grid)))
-        feed = context.feed._replace(known=_known(context.grid, before))
-        found = each_shard(context, "inspect", feeds.inspect, context.grid, (skip,), feed=feed)
+        feed = context.feed._replace(known=_known(context.grid, before), supervised=True)
+        found = each_shard(context, "inspect", inspection.inspect, context.grid, (skip,), feed=feed)
         sealed.write(url, {"key": key, "shards": [list(f) for f in found]})
     _take(context, found)
     metrics = _totals(context, found)
@@ -273,6 +276,7 @@ def _take(context: Context, found: list[Inspected]) -> None:
                 Notice(f"samples {shard.start} to {shard.stop - 1} are skipped: {f.problem}")
             )
     _check_labels(context, found)
+    supervision.check_counting(context.pipeline, found)
     if not context.total(0):
         skipped = any(f.problem for f in found)
         raise DataError(

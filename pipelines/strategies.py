@@ -58,7 +58,7 @@ class Rounded(NamedTuple):
     """The state after a round, and what is reported of the round: sums over ``n`` samples."""
 
     state: TrainState
-    n: int
+    n: float
     stats: dict[str, Any]
 
 
@@ -208,7 +208,7 @@ def gradient_task(
 
 
 def update_task(settings: Learning, at: Moment, rounded: Rounded, *partials: Partial) -> Rounded:
-    """Merge the last partials and step the shared parameters.
+    """Merge the last partials and step the shared parameters, unless no sample counts.
 
     Raises
     ------
@@ -217,6 +217,8 @@ def update_task(settings: Learning, at: Moment, rounded: Rounded, *partials: Par
     """
     with computing():
         whole = merge(*partials)
+        if not whole.n:
+            return Rounded(rounded.state, whole.n, whole.stats)
         outer = outer_optimiser(settings.strategy, settings.optimiser)
         before = rounded.state.params
         moving = learning.trained(before, settings.factors)

@@ -13,10 +13,15 @@ from deepstrata.pipelines.report.classes import LARGEST_TABLE
 from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
-from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered
+from deepstrata.schemas.models import (
+    MSDA,
+    GenerativeDBN,
+    Layered,
+    Model,
+    has_weights,
+    is_supervised,
+)
 from deepstrata.schemas.runs import RunManifest
-from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import Array
 from deepstrata.storage import sealed, stores
 from deepstrata.storage.splits import PARTS
@@ -76,8 +81,15 @@ def _decoding(context: Context) -> list[TrainedModel]:
         found
         for found in context.trained.values()
         if isinstance(found.model, GenerativeDBN)
-        or not (classifies(found.model) or isinstance(found.model, MSDA))
+        or not (
+            is_supervised(found.model) or isinstance(found.model, MSDA) or _is_above(found.model)
+        )
     ]
+
+
+def _is_above(model: Model) -> bool:
+    """Tell whether what learned stands above layers that have no way back to a sample."""
+    return isinstance(model, Layered) and not has_weights(model.layers[0])
 
 
 def _examples(context: Context, count: int) -> tuple[Batch, str]:
@@ -99,8 +111,12 @@ def _picture(context: Context, x: Array) -> Array:
 def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple[str, Array], ...]:
     """Return, for the hidden units with the largest weights, what each looks for in a sample.
 
-    Units of higher layers are drawn as the sum of the filters below, weighted by their weights.
+    Units of higher layers are drawn as the sum of the filters below, weighted by their weights. Of
+    convolutions the filters of the lowest are drawn.
     """
+    kernels = _kernels(trained, count)
+    if kernels:
+        return kernels
     found, seen = [], None
     for i, own in enumerate(pretraining.filters(trained.params.load())):
         if seen is not None and own.shape[1] != len(seen):
@@ -122,11 +138,22 @@ def _first_layer(context: Context, count: int) -> tuple[tuple[str, Array], ...]:
     nets = [context.trained[name] for name in tuned if name in context.trained]
     if not nets or not isinstance(nets[0].model, Layered):
         return ()
-    layer, own = nets[0].model.layers[0], nets[0].params.load()[0]
-    if isinstance(layer, Convolution):  # its channels are drawn one below the other
-        return (("layer 1", _strongest(np.moveaxis(own.weights, (-1, -2), (0, 1)), count)),)
-    found = pretraining.filters(own)
-    return (("layer 1", _picture(context, _strongest(found[0], count))),) if found else ()
+    kernels, found = _kernels(nets[0], count), pretraining.filters(nets[0].params.load()[0])
+    if kernels or not found:
+        return kernels
+    return (("layer 1", _picture(context, _strongest(found[0], count))),)
+
+
+def _kernels(trained: TrainedModel, count: int) -> tuple[tuple[str, Array], ...]:
+    """Return the filters of the lowest layer with weights, if they are those of a convolution.
+
+    Its channels are drawn one below the other.
+    """
+    model, params = trained.model, trained.params.load()
+    layers, owns = (model.layers, params) if isinstance(model, Layered) else ((model,), (params,))
+    number = next((i for i, layer in enumerate(layers) if has_weights(layer)), 0)
+    found = pretraining.kernels(layers[number], owns[number])
+    return () if found is None else ((f"layer {number + 1}", _strongest(found, count)),)
 
 
 def _with_generated(report: Report, context: Context, count: int) -> Report:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from deepstrata.ops.measures import means
 from deepstrata.ops.optimisers import rates
 from deepstrata.pipelines import control, divergence
 from deepstrata.pipelines.control import Row
@@ -22,7 +23,6 @@ from deepstrata.schemas.errors import DivergenceError, StorageError
 from deepstrata.storage import checkpoints, sealed, stores
 from deepstrata.storage.checkpoints import Checkpoint
 
-RATES = {"errors": "error"}
 KEEP = 2  #: checkpoints of one training whose files are kept
 
 
@@ -218,19 +218,12 @@ def _commit(
     return checkpoint
 
 
-def _means(n: int, stats: dict[str, Any]) -> dict[str, float]:
-    """Turn sums over samples into means; a sum of ``errors`` becomes the rate ``error``."""
-    return {
-        RATES.get(name, name): value / n
-        for name, value in divergence.scalars(stats)
-        if name != "n" and n
-    }
-
-
-def _round_row(training: Training, this: Round, n: int, stats: dict[str, Any]) -> dict[str, float]:
+def _round_row(
+    training: Training, this: Round, n: float, stats: dict[str, Any]
+) -> dict[str, float]:
     rate = rates(training.settings.optimiser, this.progress).learning_rate
     row = {"round": this.index, "epoch": this.progress, "n": n, "learning_rate": rate}
-    return row | _means(n, stats)
+    return row | means(stats, n)
 
 
 def _epoch_rows(
@@ -239,8 +232,8 @@ def _epoch_rows(
     rows: dict[int, dict[str, float]] = {}
     for (this, name), stats in zip(labels, values, strict=True):
         row = rows.setdefault(this.epoch, {"epoch": this.epoch + 1, "round": this.index})
-        means = _means(int(stats["n"]), stats)
-        row |= {f"{name}_{what}": value for what, value in means.items()}
+        found = means(stats, stats["n"])
+        row |= {f"{name}_{what}": value for what, value in found.items()}
     return list(rows.values())
 
 
@@ -259,11 +252,12 @@ class _Clock:
         self.training, self.rounds, self.done = training, rounds, first
         self.started, self.examples, self.observer = started, examples, observer
 
-    def round_done(self, this: Round, report: tuple[int, dict[str, Any]]) -> None:
+    def round_done(self, this: Round, report: tuple[float, dict[str, Any]]) -> None:
         self.done += 1
         self.examples += this.rows
-        means = _means(*report)
-        name = next((n for n in ("loss", "squared_error") if n in means), "")
+        n, stats = report
+        found = means(stats, n)
+        name = next((n for n in ("loss", "squared_error") if n in found), "")
         self.observer(
             Progress(
                 stage=self.training.name.split("/")[0],
@@ -272,6 +266,6 @@ class _Clock:
                 rounds=self.rounds,
                 examples_per_second=self.examples / (time.perf_counter() - self.started),
                 loss_name=name,
-                loss=means.get(name),
+                loss=found.get(name),
             )
         )

@@ -8,6 +8,7 @@ from typing import Any
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.growing import DiscriminativePretrain
@@ -161,8 +162,9 @@ KINDS: dict[type[Any], str] = {
 
 def _source(source: Source) -> Box:
     names = [f"features: {source.features}"]
-    if source.labels:
-        names.append(f"labels: {source.labels}")
+    for role in ("labels", "targets", "weights"):
+        name = getattr(source, role)
+        names += [f"{role}: {name}"] if name else []
     where: str | None = None
     if isinstance(source, ZarrSource):
         where = f"Zarr: {_last(source.path)}"
@@ -302,6 +304,17 @@ def _(layer: SparseCoding) -> str:
 @_layer.register
 def _(layer: PSD) -> str:
     return f"PSD, {layer.atoms} atoms"
+
+
+@_layer.register
+def _(layer: ConvolutionalPSD) -> str:
+    return f"convolutional PSD {layer.maps} of {_times(layer.kernel)}"
+
+
+@_layer.register
+def _(layer: ConvolutionalRBM) -> str:
+    gaussian = "Gaussian " if layer.visible_units == "gaussian" else ""
+    return f"{gaussian}convolutional RBM {layer.maps} of {_times(layer.kernel)}"
 
 
 @_layer.register

@@ -128,7 +128,7 @@ def load_replica(
     return found
 
 
-def report_of(rounded: Rounded) -> tuple[int, dict[str, Any]]:
+def report_of(rounded: Rounded) -> tuple[float, dict[str, Any]]:
     """Return what is told of a round, without its state."""
     return rounded.n, rounded.stats
 

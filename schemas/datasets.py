@@ -103,6 +103,12 @@ class _Source(Declaration):
     """Variable with the features; all its dimensions but the sample dimension are one vector."""
     labels: str | None = None
     """Variable with one class number (0, 1, ...) per sample."""
+    targets: str | None = None
+    """Variable with the numbers, of any shape, that a network with a ``loss`` is to give for a
+    sample; NaN where one is not known."""
+    weights: str | None = None
+    """Variable with one number per sample, 0 or more: how much it counts in the loss of a network
+    that learns labels or targets, and in measures of one; 1 each by default."""
     mask: str | None = None
     """Variable shaped like the features, true where a value is present."""
     sample_dim: str | None = None
@@ -111,6 +117,21 @@ class _Source(Declaration):
     """Least samples of a shard, in whole chunks; by default one chunk (or one Zarr v3 shard)."""
     expected: DatasetSchema | None = None
     """Checked against what is opened, before anything runs."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The variables named, each once: features, then mask, labels, targets and weights."""
+        names = (self.features, self.mask, self.labels, self.targets, self.weights)
+        return tuple(dict.fromkeys(name for name in names if name is not None))
+
+    @model_validator(mode="after")
+    def _one_thing_to_learn(self) -> Self:
+        if self.labels is not None and self.targets is not None:
+            raise ValueError(
+                f"labels={self.labels!r} and targets={self.targets!r}: name one; labels are "
+                "class numbers (Softmax), targets any other numbers (Network(loss=...))"
+            )
+        return self
 
 
 class ZarrSource(_Source):

@@ -13,6 +13,7 @@ Function = Literal["logistic", "tanh", "scaled_tanh", "relu", "softplus", "linea
 Initialiser = Literal["glorot", "he", "lecun"] | PositiveFloat
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=2)]
 """One number for each dimension of places."""
+Padding = Literal["valid", "same"] | NonNegativeInt
 
 
 class _Layer(Declaration):
@@ -90,7 +91,7 @@ class Convolution(_Convolving, _Tieable):
     """A convolution (a cross-correlation, as in LeCun et al. 1998) in one or two dimensions."""
 
     kind: Literal["convolution"] = "convolution"
-    padding: Literal["valid", "same"] | NonNegativeInt = "valid"
+    padding: Padding = "valid"
     """Zeros around a sample: none; as many as keep the number of places at a stride of 1; or how
     many on each side."""
     dilation: PositiveInt | Sizes = 1
@@ -155,6 +156,12 @@ class ContrastNormalisation(_Layer):
         return self
 
 
+class Rectification(_Layer):
+    """Absolute values (Jarrett, Kavukcuoglu, Ranzato, LeCun 2009)."""
+
+    kind: Literal["rectification"] = "rectification"
+
+
 class Flatten(_Layer):
     """Any shape as a vector."""
 
@@ -183,6 +190,7 @@ PlainLayer = Annotated[
     | LocallyConnected
     | Pooling
     | ContrastNormalisation
+    | Rectification
     | Flatten
     | Dropout
     | Activation,

@@ -2,11 +2,17 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.contrastive import Contrastive
+from deepstrata.schemas.convolutional import (
+    ConvolutionalPSD,
+    ConvolutionalRBM,
+    as_convolution,
+)
 from deepstrata.schemas.layers import (
     Activation,
     ContrastNormalisation,
@@ -16,33 +22,22 @@ from deepstrata.schemas.layers import (
     Function,
     PlainLayer,
     Pooling,
+    Rectification,
     Softmax,
 )
+from deepstrata.schemas.mirrors import has_mirror, mirror_of
 from deepstrata.schemas.noise import GaussianNoise, Noise
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.tying import check_ties, number_of, weights_shape
 
 
-class _Machine(Declaration):
+class _Hidden(Declaration):
     hidden: PositiveInt
-    gibbs_steps: PositiveInt = 1
-    """The k of CD-k."""
-    sparsity_target: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Wanted mean activation of a hidden unit."""
-    sparsity_cost: NonNegativeFloat = 0.0
-    """Weight of the pull of the hidden biases towards ``sparsity_target``."""
-    weight_scale: PositiveFloat = 0.01
-    """Standard deviation of the initial weights."""
 
-    @model_validator(mode="after")
-    def _sparse_towards(self) -> Self:
-        if self.sparsity_cost and self.sparsity_target is None:
-            raise ValueError(
-                f"sparsity_cost={self.sparsity_cost} has no effect without a sparsity_target; "
-                "give one, such as 0.05, or leave the cost out"
-            )
-        return self
+
+class _Machine(Contrastive, _Hidden):
+    pass
 
 
 class RBM(_Machine):
@@ -97,16 +92,28 @@ def _(layer: RBM, shape: Shape) -> Shape:
     return (math.prod(shape), layer.hidden)
 
 
+def _gives(layer: Any, read: str | None) -> str | None:
+    """Return the visible units that suit what a layer gives; ``read`` suit what it reads.
+
+    Of the data itself, which is not declared, that is not known: None.
+    """
+    if isinstance(layer, PSD | ConvolutionalPSD | ContrastNormalisation):
+        return "gaussian"
+    return read if isinstance(layer, Pooling | Rectification | Flatten | Dropout) else "bernoulli"
+
+
 def _check_stack(layers: tuple[Any, ...]) -> None:
     """Refuse an RBM or a memory that cannot read what the layer below it gives."""
+    wanted: str | None = None
     for i, (below, layer) in enumerate(pairwise(layers), start=1):
-        if not isinstance(layer, Machine):
+        wanted = _gives(below, wanted)
+        if not isinstance(layer, Machine | ConvolutionalRBM):
             continue
-        wanted = "gaussian" if isinstance(below, PSD) else "bernoulli"
-        if isinstance(layer, RBM) and layer.visible_units != wanted:
-            read = "codes of either sign" if isinstance(below, PSD) else "probabilities"
+        units = getattr(layer, "visible_units", wanted)
+        if wanted not in (None, units):
+            read = "numbers of either sign" if wanted == "gaussian" else "probabilities"
             raise ValueError(
-                f"layer {i} is an RBM with {layer.visible_units} visible units; it reads "
+                f"layer {i} is an RBM with {units} visible units; it reads "
                 f"{read} of the layer below, so it takes {wanted} ones"
             )
         if getattr(below, "hidden_units", "bernoulli") != "bernoulli":
@@ -132,7 +139,8 @@ class Autoencoder(Declaration):
         tuple[Annotated[RBM | PlainLayer, Field(discriminator="kind")], ...], Field(min_length=1)
     ]
     decoder: tuple[PlainLayer, ...] | None = None
-    """From the code to the input; by default the mirror image of an encoder of dense layers."""
+    """From the code to the input; by default the mirror image of an encoder of dense layers, or of
+    convolutions, which become transposed ones."""
     output: Function = "logistic"
     """Activation with which the mirror image ends."""
     tied: bool = False
@@ -160,7 +168,6 @@ class Autoencoder(Declaration):
                 "weights_of ties layers of a Network or a DBN; an autoencoder's decoder is tied to "
                 "its encoder with tied=True"
             )
-        shapes_through(self.encoder, self.input_shape or (1,))
         if self.decoder is None:
             self._check_mirror()
         elif self.tied or not self.decoder:
@@ -170,13 +177,18 @@ class Autoencoder(Declaration):
             raise ValueError(
                 f"cross_entropy takes a decoder that ends with logistic units, found {output!r}"
             )
+        if self.input_shape is not None:
+            shape_after(self, self.input_shape)
         return self
 
     def _check_mirror(self) -> None:
-        for i, layer in enumerate(self.encoder):
-            if not isinstance(layer, RBM | Dense):
+        net = encoder_layers(self)
+        for i, layer in enumerate(net):
+            if not has_mirror(layer) or type(layer) is not type(net[0]):
                 raise ValueError(
-                    f"encoder layer {i} ({layer.kind}) has no mirror image; give a decoder=(...)"
+                    f"encoder layer {i} ({layer.kind}) has no mirror image; give a decoder=(...). "
+                    "Encoders of dense layers alone have one, and those of convolutions without "
+                    "dilation, groups and tables, padded alike on all sides"
                 )
         if getattr(self.encoder[0], "visible_units", "") == "gaussian" and self.output != "linear":
             raise ValueError(
@@ -208,7 +220,9 @@ def _activation(layer: Any) -> str:
 
 
 def feed_forward_layer(layer: Any) -> Any:
-    """Return a layer as that of a feed-forward net: an RBM becomes a dense one."""
+    """Return a layer as that of a feed-forward net: an RBM becomes a dense or convolutional one."""
+    if isinstance(layer, ConvolutionalRBM):
+        return as_convolution(layer, "logistic")
     if not isinstance(layer, RBM):
         return layer
     linear = layer.hidden_units == "gaussian"
@@ -225,18 +239,32 @@ def decoder_layers(model: Autoencoder, shape: Shape) -> tuple[Any, ...]:
     if model.decoder is not None:
         return model.decoder
     net = encoder_layers(model)
-    sizes = [math.prod(shape), *(layer.units for layer in net[:-1])]
     activations = [model.output, *(layer.activation for layer in net[:-1])]
-    mirror = [
-        Dense(units=size, activation=activation, initial_weights=layer.initial_weights)
-        for layer, size, activation in zip(net, sizes, activations, strict=True)
-    ]
-    return tuple(reversed(mirror))
+    inputs = shapes_through(net, shape)[:-1]
+    return tuple(reversed([mirror_of(*own) for own in zip(net, inputs, activations, strict=True)]))
+
+
+def visible_function(model: RBM | Autoencoder) -> Literal["logistic", "linear"] | None:
+    """Return the function that gives the visible units, each of which has a bias of its own."""
+    if isinstance(model, RBM):
+        return "logistic" if model.visible_units == "bernoulli" else "linear"
+    last = model.encoder[0] if model.decoder is None else model.decoder[-1]
+    found = model.output if model.decoder is None else _activation(model.decoder[-1])
+    return found if isinstance(last, RBM | Dense) and found in ("logistic", "linear") else None  # type: ignore[return-value]
 
 
 @shape_after.register
 def _(layer: Autoencoder, shape: Shape) -> Shape:
-    return shapes_through(layer.encoder, layer.input_shape or shape)[-1]
+    shape = layer.input_shape or shape
+    code = shapes_through(layer.encoder, shape)[-1]
+    if len(shape) > 1:  # the length of a vector may not be known yet
+        made = shapes_through(decoder_layers(layer, shape), code)[-1]
+        if math.prod(made) != math.prod(shape):
+            raise ValueError(
+                f"the decoder gives samples {made}, {shape} go in; choose kernels and strides that "
+                "leave no rest at the edge, or another decoder"
+            )
+    return code
 
 
 class MSDA(Declaration):
@@ -259,7 +287,7 @@ class MSDA(Declaration):
     grows with their square in place of that of all features. By default all from all."""
 
 
-Learner = RBM | Autoencoder | PSD
+Learner = RBM | Autoencoder | PSD | ConvolutionalPSD | ConvolutionalRBM
 """Layers that learn without labels what a network then goes on with."""
 
 
@@ -273,6 +301,15 @@ class Layered(Declaration):
         """Classes of the softmax on top; None without one."""
         top = self.layers[-1]
         return top.classes if isinstance(top, Softmax) else None
+
+    @property
+    def body(self) -> int:
+        """How many layers lie below the one that gives what the whole learns, if one does."""
+        return len(self.layers) - (self.classes is not None)
+
+    def bottom(self, count: int) -> Self:
+        """Return the lowest layers as a model of their own."""
+        return self.model_copy(update={"layers": self.layers[:count]})
 
     def number_of(self, layer: str) -> int:
         """Return the number of the layer that has a name, or that has it for a number.
@@ -311,7 +348,8 @@ class DBN(Layered):
 class Network(Layered):
     """A feed-forward network, trained by backpropagation.
 
-    Layers at the bottom that learn without labels may be pretrained one by one.
+    It learns classes if it ends in a ``Softmax``, targets if it declares a ``loss``. Layers at the
+    bottom that learn without labels may be pretrained one by one.
     """
 
     kind: Literal["network"] = "network"
@@ -322,6 +360,35 @@ class Network(Layered):
     input_shape: tuple[PositiveInt, ...] | None = None
     """Shape of a sample, channels last: (place, channel) or (y, x, channel); a vector by default.
     Its product is the number of features."""
+    loss: Literal["squared_error", "cross_entropy"] | None = None
+    """By which the last layer learns the source's ``targets``: half the squared error, or the
+    cross-entropy of values in [0, 1] and logistic units (such as labels of which a sample may have
+    several); summed over values. None where the last layer is a ``Softmax``, or learns nothing."""
+
+    @property
+    def body(self) -> int:
+        """How many layers lie below the one that gives what the whole learns, if one does."""
+        return super().body - (self.loss is not None)
+
+    def bottom(self, count: int) -> Self:
+        """Return the lowest layers as a model of their own, which as a whole learns nothing."""
+        return super().bottom(count).model_copy(update={"loss": None})
+
+    @model_validator(mode="after")
+    def _ends_for_its_loss(self) -> Self:
+        if self.loss is None:
+            return self
+        if self.classes is not None:
+            raise ValueError(
+                f"loss={self.loss!r} with a Softmax, which learns classes by a cross-entropy of "
+                "its own: leave the loss out, or end in another layer"
+            )
+        found = _activation(feed_forward_layer(self.layers[-1]))
+        if self.loss == "cross_entropy" and found != "logistic":
+            raise ValueError(
+                f"cross_entropy takes a network that ends with logistic units, found {found!r}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -329,6 +396,12 @@ class Network(Layered):
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"two layers are called {twice!r}; give one another name")
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, ConvolutionalPSD | ConvolutionalRBM) and layer.input_shape:
+                raise ValueError(
+                    f"layer {i} ({layer.kind}) has an input_shape, which is for a model by itself; "
+                    "in a network its place says how samples lie: give the network one"
+                )
         # Of a vector no layer but those that know places asks how long it is.
         shapes_through(self.layers, self.input_shape or (1,))
         return self
@@ -358,9 +431,12 @@ class GenerativeDBN(Declaration):
         return self
 
 
+Weightless = Pooling | ContrastNormalisation | Rectification | Flatten | Dropout | Activation
+
+
 def has_weights(layer: Any) -> bool:
     """Tell whether there is anything to learn in a layer."""
-    return not isinstance(layer, Pooling | ContrastNormalisation | Flatten | Dropout | Activation)
+    return not isinstance(layer, Weightless)
 
 
 Net = DBN | Network
@@ -368,3 +444,18 @@ Model = Annotated[
     Learner | MSDA | SparseCoding | DBN | GenerativeDBN | Network, Field(discriminator="kind")
 ]
 Trainable = Model | AssociativeMemory  #: what one training trains
+
+
+def classifies(model: Trainable) -> TypeGuard[Net | GenerativeDBN]:
+    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
+    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None
+
+
+def fits_targets(model: Trainable) -> TypeGuard[Network]:
+    """Tell whether a model learns to give the targets of a sample."""
+    return isinstance(model, Network) and model.loss is not None
+
+
+def is_supervised(model: Trainable) -> bool:
+    """Tell whether a model learns labels or targets, which it can be measured by."""
+    return classifies(model) or fits_targets(model)

@@ -9,7 +9,16 @@ from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.growing import DiscriminativePretrain
-from deepstrata.schemas.models import MSDA, Autoencoder, GenerativeDBN, Layered, Model
+from deepstrata.schemas.models import (
+    MSDA,
+    Autoencoder,
+    GenerativeDBN,
+    Layered,
+    Model,
+    classifies,
+    fits_targets,
+    is_supervised,
+)
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
@@ -25,7 +34,6 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
-    classifies,
     decides,
 )
 
@@ -83,16 +91,39 @@ class Pipeline(Document):
         for stage in self.stages:
             if isinstance(stage, Using):
                 self._check_start(stage)
-            learns_labels = isinstance(stage, CrossDomain) or self.classes_of(stage) is not None
-            if learns_labels and self.source.labels is None:
-                raise ValueError(
-                    f"stage {stage.name!r} needs labels, and the source names none: "
-                    "set its labels=... to the variable with the class numbers"
-                )
+            self._check_columns(stage)
             if isinstance(stage, Fitting) and decides(stage):
                 self._check_validation(stage)
         self._check_outputs()
         return self
+
+    def _check_columns(self, stage: Stage) -> None:
+        """Check that the source names what a stage learns, and nothing that it passes over."""
+        source = self.source
+        learns_labels = isinstance(stage, CrossDomain) or self.classes_of(stage) is not None
+        if learns_labels and source.labels is None:
+            hint = "set its labels=... to the variable with the class numbers"
+            if source.targets is not None:
+                hint += (
+                    f", or, to learn its targets {source.targets!r}, declare a Network(loss=...) "
+                    "that ends in another layer than a Softmax"
+                )
+            raise ValueError(
+                f"stage {stage.name!r} needs labels, and the source names none: {hint}"
+            )
+        if not isinstance(stage, FineTune):
+            return
+        model = self.model_of(stage)
+        if fits_targets(model) and source.targets is None:
+            raise ValueError(
+                f"stage {stage.name!r} needs targets for its loss {model.loss!r}, and the source "
+                "names none: set its targets=... to the variable that is to be predicted"
+            )
+        if source.weights is not None and not isinstance(model, Layered):
+            raise ValueError(
+                f"stage {stage.name!r}: weights={source.weights!r} have no effect on a model of "
+                f"the kind {model.kind!r}, which takes all samples alike; leave them out"
+            )
 
     def _check_names(self) -> None:
         seen: set[str] = set()
@@ -153,11 +184,16 @@ class Pipeline(Document):
                 )
 
     def _check_tuning(self, stage: FineTune, model: Model) -> None:
-        if not classifies(model) and not isinstance(model, Autoencoder):
+        if not is_supervised(model) and not isinstance(model, Autoencoder):
             raise ValueError(
-                f"stage {stage.name!r}: the model has no Softmax on top, so there is nothing "
-                "to fine-tune it for; make it a DBN or a Network whose last layer is a "
-                "Softmax(classes=...), an Autoencoder or a GenerativeDBN"
+                f"stage {stage.name!r}: the model has no Softmax on top and no loss, so there is "
+                "nothing to fine-tune it for; make it a DBN or a Network whose last layer is a "
+                "Softmax(classes=...), a Network(loss=...), an Autoencoder or a GenerativeDBN"
+            )
+        if stage.metric == "error" and fits_targets(model) and model.loss == "squared_error":
+            raise ValueError(
+                f"stage {stage.name!r}: metric='error' is a share of samples that are "
+                "misclassified, which a squared error knows none of; leave it at 'loss'"
             )
         if stage.gibbs_steps and not isinstance(model, GenerativeDBN):
             raise ValueError(
@@ -167,7 +203,7 @@ class Pipeline(Document):
             )
         if stage.labelled and not classifies(model):
             raise ValueError(
-                f"stage {stage.name!r}: labelled={stage.labelled} draws labels, and an Autoencoder "
+                f"stage {stage.name!r}: labelled={stage.labelled} draws labels, and the model "
                 "learns without any; leave it out"
             )
         try:
@@ -328,7 +364,7 @@ def _depth(start: Start | None, model: Model) -> int:
     if isinstance(model, Autoencoder):
         return len(model.encoder)
     if isinstance(start, Pretrain) and not isinstance(model, GenerativeDBN):
-        return len(start.pretrained)
+        return len(start.stack)
     return len(model.layers) if isinstance(model, Layered | GenerativeDBN) else 1
 
 

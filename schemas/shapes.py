@@ -17,6 +17,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -48,7 +49,8 @@ def _(layer: Softmax, shape: Shape) -> Shape:
 
 @shape_after.register(Activation)
 @shape_after.register(Dropout)
-def _(layer: Activation | Dropout, shape: Shape) -> Shape:
+@shape_after.register(Rectification)
+def _(layer: Activation | Dropout | Rectification, shape: Shape) -> Shape:
     return shape
 
 

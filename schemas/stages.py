@@ -1,8 +1,6 @@
 """Stages: the steps of a pipeline, in the order in which they are declared."""
 
-from collections.abc import Iterator
-from itertools import takewhile
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeGuard
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -13,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.functions import Argument, Function
 from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.models import (
@@ -25,10 +24,14 @@ from deepstrata.schemas.models import (
     Learner,
     Model,
     Net,
+    Network,
     has_weights,
+    visible_function,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
+from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import SparseCoding
+from deepstrata.schemas.stacks import below_learners, learners_of, stack_of
 from deepstrata.schemas.strategies import LocalSteps
 from deepstrata.schemas.training import NamedStage, Optimisers, TrainingStage
 
@@ -97,14 +100,17 @@ class Standardise(NamedStage):
     """Added to the standard deviation."""
 
 
-def _bottom(layers: tuple[Any, ...], kinds: Any) -> Iterator[Any]:
-    return takewhile(lambda layer: isinstance(layer, kinds), layers)
+def _check_alone(model: Model | None) -> None:
+    """Refuse a model that would be a layer of a network, if it were told how samples lie."""
+    if isinstance(model, Autoencoder | ConvolutionalPSD | ConvolutionalRBM):
+        shape_after(model, (1,))
 
 
 class Pretrain(TrainingStage):
     """Train the layers of a model one by one; each reads the code of the one below.
 
-    They need no labels, but for the memory of a ``GenerativeDBN``.
+    They need no labels, but for the memory of a ``GenerativeDBN``. What has no weights, such as
+    ``Pooling``, passes codes on between them.
     """
 
     kind: Literal["pretrain"] = "pretrain"
@@ -117,41 +123,56 @@ class Pretrain(TrainingStage):
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
     parts: Annotated[tuple[Part, ...], Field(min_length=1)] = ("train",)
     """Parts whose features are learned from. Labels are not, so adaptation may use all of them."""
+    visible_bias: Literal["zero", "mean"] = "zero"
+    """Where visible biases begin: at zero, or where they give the mean of each feature without any
+    hidden unit (Hinton 2010, section 8): for rare features, such as words, at their log-odds."""
+
+    @property
+    def stack(self) -> tuple[Any, ...]:
+        """The layers at the bottom of the model up to the last that is trained."""
+        return stack_of(self.model)
 
     @property
     def pretrained(self) -> tuple[Learner | SparseCoding | AssociativeMemory, ...]:
-        """The layers at the bottom that need no labels, in the order of their training.
+        """The layers that are trained, each as a model by itself, in the order of training."""
+        return learners_of(self.model)
 
-        Of an autoencoder the RBMs that its encoder begins with, or itself if that has none. Of a
-        generative net its RBMs and its memory. Of an MSDA none: a ``Solve`` finds its weights.
-        """
-        if isinstance(self.model, Autoencoder):
-            return tuple(_bottom(self.model.encoder, RBM)) or (self.model,)
-        if isinstance(self.model, GenerativeDBN):
-            return (*self.model.layers, self.model.memory)
-        if isinstance(self.model, Layered):
-            return tuple(_bottom(self.model.layers, Learner))
-        return () if isinstance(self.model, MSDA) else (self.model,)
+    @property
+    def between(self) -> tuple[Network | None, ...]:
+        """What lies right below each of them and has no weights; None where nothing does."""
+        return below_learners(self.model)
 
     @model_validator(mode="after")
     def _trainable(self) -> Self:
         if not self.pretrained:
             raise ValueError(
-                "expected a model whose first layer is an RBM, an Autoencoder or a PSD: there is "
-                "nothing to pretrain; FineTune(model=...) trains one from fresh weights, and "
-                "Solve(model=...) an MSDA"
+                "expected a model whose first layer with weights is an RBM, an Autoencoder or a "
+                "PSD, convolutional or not: there is nothing to pretrain; FineTune(model=...) "
+                "trains one from fresh weights, and Solve(model=...) an MSDA"
             )
+        _check_alone(self.model)
         if isinstance(self.optimiser, tuple) and len(self.optimiser) != len(self.pretrained):
             raise ValueError(
                 f"expected one optimiser, or one for each of the {len(self.pretrained)} layers; "
                 f"found {len(self.optimiser)}"
             )
+        if self.visible_bias == "mean":
+            for layer in self.pretrained:
+                self._check_visible_bias(layer)
         if self.parts != ("train",) and isinstance(self.model, GenerativeDBN):
             raise ValueError(
                 f"parts={self.parts}: the memory of a GenerativeDBN learns labels, which are those "
                 "of the training part; leave parts out"
             )
         return self
+
+    @staticmethod
+    def _check_visible_bias(layer: Any) -> None:
+        if not isinstance(layer, RBM | Autoencoder) or visible_function(layer) is None:
+            raise ValueError(
+                f"visible_bias='mean' ({layer.kind}): expected an RBM, or an Autoencoder whose "
+                "decoder ends with a Dense layer of logistic or linear units; leave it out"
+            )
 
 
 class Transfer(NamedStage):
@@ -169,7 +190,7 @@ class Transfer(NamedStage):
     """What a ``FineTune`` goes on with; layers that are not taken begin with fresh weights."""
     layers: PositiveInt | str | None = None
     """How many layers are taken from the bottom, or the last of them by its name or number; by
-    default all below the softmax."""
+    default all below the one that gives classes or targets."""
     scaling: Literal["parent", "own"] = "parent"
     """Scale the data as the parent did, or as this pipeline says."""
 
@@ -177,7 +198,7 @@ class Transfer(NamedStage):
     def taken(self) -> int:
         """How many layers are taken."""
         if self.layers is None:
-            return len(self.model.layers) - (self.model.classes is not None)
+            return self.model.body
         if isinstance(self.layers, str):
             return self.model.number_of(self.layers) + 1
         return self.layers
@@ -185,7 +206,7 @@ class Transfer(NamedStage):
     @property
     def trunk(self) -> Net:
         """The layers that are taken, as a model of their own."""
-        return self.model.model_copy(update={"layers": self.model.layers[: self.taken]})
+        return self.model.bottom(self.taken)
 
     @model_validator(mode="after")
     def _there(self) -> Self:
@@ -198,8 +219,9 @@ class Transfer(NamedStage):
 class FineTune(TrainingStage):
     """Train all layers of a model together, from pretrained or fresh weights.
 
-    By backpropagation a net with a softmax learns classes, an autoencoder its input; a
-    ``GenerativeDBN`` learns both by up-down.
+    By backpropagation a net with a softmax learns classes, one with a loss targets, an autoencoder
+    its input; a ``GenerativeDBN`` learns both by up-down. Nets count samples by the source's
+    ``weights``.
     """
 
     kind: Literal["finetune"] = "finetune"
@@ -224,6 +246,7 @@ class FineTune(TrainingStage):
     def _can_classify(self) -> Self:
         if self.model is not None and self.start is not None:
             raise ValueError("give a model (fresh weights) or a start (trained ones), not both")
+        _check_alone(self.model)
         return self
 
     def factors(self, model: Model) -> tuple[float, ...]:
@@ -356,8 +379,3 @@ def decides(stage: Fitting) -> bool:
         or stage.keep == "best"
         or any(watches(optimiser) for optimiser in (*inner, *outer))
     )
-
-
-def classifies(model: Model) -> TypeGuard[Net | GenerativeDBN]:
-    """Tell whether a model learns classes: it ends in a softmax, or in a memory of labels."""
-    return isinstance(model, Layered | GenerativeDBN) and model.classes is not None

@@ -4,6 +4,7 @@ N counts samples. Nothing here reads data; coordinates that index a dimension ar
 where xarray is asked for them.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -41,6 +42,16 @@ class Columns(NamedTuple):
     """Of the features, as a reader sees them."""
     classes: int | None
     """Number of classes where the labels say so themselves (CF ``flag_values``)."""
+    targets: str | None = None
+    target_dims: tuple[str, ...] = ()
+    """Dimensions of the targets but for the samples', in their order; and their lengths:"""
+    target_shape: tuple[int, ...] = ()
+    weights: str | None = None
+
+    @property
+    def target_width(self) -> int:
+        """Numbers in one sample's targets; 0 without any."""
+        return math.prod(self.target_shape) if self.targets is not None else 0
 
     @property
     def visible(self) -> int:
@@ -49,8 +60,9 @@ class Columns(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The variables named: features, then labels and mask where there are any."""
-        return tuple(n for n in (self.features, self.labels, self.mask) if n is not None)
+        """The variables named: features, then what else there is of labels, mask and so on."""
+        names = (self.features, self.labels, self.mask, self.targets, self.weights)
+        return tuple(name for name in names if name is not None)
 
 
 def _text(error: BaseException) -> str:
@@ -236,7 +248,8 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
     ------
     SchemaError
         A variable or the sample dimension is missing; a type cannot be used (features are
-        numbers, labels integers); lengths differ or are 0; or the dataset is not what
+        numbers, so are targets and weights, labels integers); lengths differ or are 0; or the
+        dataset is not what
         ``source.expected`` says. The thing is named, with what was expected and found.
     """
     where = getattr(source, "path", None) or "dataset"
@@ -244,7 +257,7 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
     if source.sample_dim is None and not features.dims:
         raise SchemaError(f"{where}: features {source.features!r}: a single number, no dimensions")
     sample_dim = source.sample_dim or str(features.dims[0])
-    _check_features(source.features, features, sample_dim, where)
+    _check_numbers("features", source.features, features, sample_dim, where)
     labels = None
     if source.labels is not None:
         labels = _named(dataset, source.labels, "labels", where)
@@ -252,9 +265,19 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
     if source.mask is not None:
         mask = _named(dataset, source.mask, "mask", where)
         _check_mask(source.mask, mask, features, where)
+    targets = xr.Variable((sample_dim,), [])
+    if source.targets is not None:
+        targets = _named(dataset, source.targets, "targets", where)
+        _check_numbers("targets", source.targets, targets, sample_dim, where)
+    if source.weights is not None:
+        weights = _named(dataset, source.weights, "weights", where)
+        _check_numbers("weights", source.weights, weights, sample_dim, where)
+        _check_alone("weights", source.weights, weights, sample_dim, where)
     if source.expected is not None:
         source.expected.check(describe(dataset, sample_dim), where)
-    dims = tuple(str(dim) for dim in features.dims if dim != sample_dim)
+    dims, target_dims = (
+        tuple(str(dim) for dim in found.dims if dim != sample_dim) for found in (features, targets)
+    )
     return Columns(
         features=source.features,
         labels=source.labels,
@@ -265,6 +288,10 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
         feature_dims=dims,
         dtype=str(features.dtype.newbyteorder("=")),
         classes=None if labels is None else _classes(labels.attrs),
+        targets=source.targets,
+        target_dims=target_dims,
+        target_shape=tuple(int(targets.sizes[dim]) for dim in target_dims),
+        weights=source.weights,
     )
 
 
@@ -275,30 +302,36 @@ def _named(dataset: xr.Dataset, name: str, role: str, where: str) -> xr.Variable
     return dataset.variables[name]
 
 
-def _check_features(name: str, features: xr.Variable, sample_dim: str, where: str) -> None:
-    if features.dtype.kind not in NUMBERS:
+def _check_numbers(
+    role: str, name: str, variable: xr.Variable, sample_dim: str, where: str
+) -> None:
+    if variable.dtype.kind not in NUMBERS:
         raise SchemaError(
-            f"{where}: features {name!r}: expected numbers (bool, integer or float), "
-            f"found {features.dtype}"
+            f"{where}: {role} {name!r}: expected numbers (bool, integer or float), "
+            f"found {variable.dtype}"
         )
-    if sample_dim not in features.dims:
+    if sample_dim not in variable.dims:
         raise SchemaError(
-            f"{where}: features {name!r}: expected the sample dimension {sample_dim!r}, "
-            f"found {_listed(features.dims)}"
+            f"{where}: {role} {name!r}: expected the sample dimension {sample_dim!r}, "
+            f"found {_listed(variable.dims)}"
         )
-    empty = [str(dim) for dim, length in features.sizes.items() if length == 0]
+    empty = [str(dim) for dim, length in variable.sizes.items() if length == 0]
     if empty:
         raise SchemaError(
-            f"{where}: features {name!r}: dimension {empty[0]!r} has length 0, nothing to learn"
+            f"{where}: {role} {name!r}: dimension {empty[0]!r} has length 0, nothing to learn"
+        )
+
+
+def _check_alone(role: str, name: str, variable: xr.Variable, sample_dim: str, where: str) -> None:
+    if variable.dims != (sample_dim,):
+        raise SchemaError(
+            f"{where}: {role} {name!r}: expected the dimension {sample_dim!r} alone, "
+            f"found {_listed(variable.dims)}"
         )
 
 
 def _check_labels(name: str, labels: xr.Variable, sample_dim: str, where: str) -> None:
-    if labels.dims != (sample_dim,):
-        raise SchemaError(
-            f"{where}: labels {name!r}: expected the dimension {sample_dim!r} alone, "
-            f"found {_listed(labels.dims)}"
-        )
+    _check_alone("labels", name, labels, sample_dim, where)
     if labels.dtype.kind not in INTEGERS:
         packed = "_FillValue" in labels.encoding or "scale_factor" in labels.encoding
         hint = " (its fill value or scale factor makes xarray read it as one)" if packed else ""

@@ -26,6 +26,10 @@ class ModelInfo(Document):
     feature_dims: tuple[str, ...]
     feature_shape: tuple[int, ...]
     labels: str | None = None
+    targets: str | None = None
+    """Name of the variable that the model predicts; its dimensions but for the samples' follow."""
+    target_dims: tuple[str, ...] = ()
+    target_shape: tuple[int, ...] = ()
     pipeline: str = ""
     """Name of the pipeline that trained it."""
     digest: str = ""

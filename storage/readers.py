@@ -14,8 +14,8 @@ import numpy.typing as npt
 import xarray as xr
 from dask.base import compute, optimize
 
-from deepstrata.schemas.datasets import Source, Variable, ZarrSource
-from deepstrata.schemas.errors import BadShardError, DataError, DeepstrataError, StorageError
+from deepstrata.schemas.datasets import Source, ZarrSource
+from deepstrata.schemas.errors import BadShardError, DeepstrataError, StorageError
 from deepstrata.storage import damage, stores, writing
 from deepstrata.storage.datasets import describe, open_dataset
 from deepstrata.storage.digests import digest
@@ -24,8 +24,6 @@ __all__ = [
     "DatasetReader",
     "Reader",
     "ZarrReader",
-    "check_finite",
-    "check_range",
     "digest",
     "reader",
 ]
@@ -251,14 +249,13 @@ def reader(source: Source, dataset: xr.Dataset, names: Iterable[str] = ()) -> Re
     Parameters
     ----------
     source
-        Names the features, labels and mask, and the sample dimension.
+        Names the features and what belongs to them, and the sample dimension.
     dataset
         What ``open_dataset`` gave, or the user's own.
     names
         Further variables along the sample dimension that will be read.
     """
-    kept = [n for n in (source.features, source.labels, source.mask, *names) if n is not None]
-    kept = list(dict.fromkeys(kept))
+    kept = list(dict.fromkeys((*source.named, *names)))
     sample_dim = source.sample_dim or str(dataset.variables[source.features].dims[0])
     chunked = any(dataset.variables[name].chunks is not None for name in kept)
     if isinstance(source, ZarrSource) and not chunked:
@@ -279,87 +276,3 @@ def _version(dataset: xr.Dataset, sample_dim: str) -> str:
     )
     text = describe(dataset, sample_dim).to_json() + "\n".join(packing)
     return digest({"metadata": np.frombuffer(text.encode(), dtype=np.uint8)})
-
-
-def _first(bad: npt.NDArray[np.bool_]) -> int:
-    return int(np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))[0])
-
-
-def check_finite(
-    name: str,
-    values: npt.NDArray[Any],
-    mask: npt.NDArray[Any] | None,
-    start: int,
-    where: str,
-) -> None:
-    """Check that every value that is present is a finite number.
-
-    Parameters
-    ----------
-    name
-        Of the variable.
-    values
-        (rows, ...) of any type.
-    mask
-        (rows, ...) true where a value is present; None if all are.
-    start
-        Global row of the first.
-    where
-        The dataset, for the error.
-
-    Raises
-    ------
-    DataError
-        A value is NaN or infinite; the variable, rows and first bad sample are named.
-    """
-    if values.dtype.kind not in "fc":
-        return
-    bad = ~np.isfinite(values)
-    if mask is not None:
-        bad &= mask.astype(bool)
-    if not bad.any():
-        return
-    first = _first(bad)
-    found = values[first][bad[first]].flat[0]
-    hint = (
-        "declare a mask variable for missing values (source.mask), or fill them in an Apply stage"
-        if mask is None
-        else f"the mask calls {'them' if bad.sum() > 1 else 'it'} present"
-    )
-    raise DataError(
-        f"{where}: variable {name!r}, rows {start} to {start + len(values)}: {int(bad.sum())} "
-        f"values are not finite, the first in sample {start + first} ({found}); {hint}"
-    )
-
-
-def check_range(
-    variable: Variable,
-    values: npt.NDArray[Any],
-    mask: npt.NDArray[Any] | None,
-    start: int,
-    where: str,
-) -> None:
-    """Check values against the range that a schema declares.
-
-    Raises
-    ------
-    DataError
-        A value that is present lies outside; the variable, rows and first bad sample are named.
-    """
-    bad = np.zeros(values.shape, dtype=bool)
-    if variable.minimum is not None:
-        bad |= values < variable.minimum
-    if variable.maximum is not None:
-        bad |= values > variable.maximum
-    if mask is not None:
-        bad &= mask.astype(bool)
-    if not bad.any():
-        return
-    first = _first(bad)
-    low = "-inf" if variable.minimum is None else f"{variable.minimum:g}"
-    high = "inf" if variable.maximum is None else f"{variable.maximum:g}"
-    raise DataError(
-        f"{where}: variable {variable.name!r}, rows {start} to {start + len(values)}: expected "
-        f"values from {low} to {high}, found {values[first][bad[first]].flat[0]} "
-        f"in sample {start + first}"
-    )

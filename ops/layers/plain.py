@@ -13,7 +13,7 @@ from deepstrata.ops.backend import namespace, product
 from deepstrata.ops.dense import ACTIVATIONS, BiasParams, DenseParams
 from deepstrata.ops.layers.table import Pass, backward, forward, specs, through
 from deepstrata.ops.partials import Into
-from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Rectification, Softmax
 from deepstrata.schemas.shapes import Shape
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
@@ -119,6 +119,25 @@ def _(
 ) -> tuple[Array | None, Tree]:
     slope = ACTIVATIONS[layer.function][1](preprocess.flatten(delta), saved)
     return namespace(delta).reshape(slope, delta.shape), ()
+
+
+@forward.register
+def _(layer: Rectification, params: Tree, x: Array, at: Pass) -> tuple[Array, Any]:
+    return namespace(x).abs(x), x
+
+
+@backward.register
+def _(
+    layer: Rectification,
+    params: Tree,
+    saved: Any,
+    delta: Array,
+    at: Pass,
+    out: Into | None = None,
+    below: bool = True,
+) -> tuple[Array | None, Tree]:
+    delta *= namespace(saved).sign(saved)
+    return delta, ()
 
 
 @forward.register

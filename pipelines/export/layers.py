@@ -12,7 +12,7 @@ from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import EncoderParams
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Rectification, Softmax
 from deepstrata.schemas.shapes import Shape
 from deepstrata.schemas.sparse import PSD
 from deepstrata.schemas.trees import Tree
@@ -80,6 +80,11 @@ def _(layer: Softmax, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
 def _(layer: PSD, params: EncoderParams, x: str, shape: Shape, graph: Nodes) -> str:
     bounded = graph.call("Tanh", affine(graph, params, x, shape))
     return graph.call("Mul", bounded, graph.constant(params.gain))
+
+
+@write.register
+def _(layer: Rectification, params: Tree, x: str, shape: Shape, graph: Nodes) -> str:
+    return graph.call("Abs", x)
 
 
 @write.register

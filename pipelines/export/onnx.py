@@ -2,26 +2,29 @@
 
 Bai, Lu, Zhang et al.: Open Neural Network Exchange (https://onnx.ai/onnx). The input has the name
 and the shape of the features that the model was trained on, in float32; the outputs are ``code``
-and, of a model that classifies, ``probability``.
+and, of a model that classifies, ``probability``, of one that fits targets, ``prediction``.
 """
 
+import math
 from functools import singledispatch
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from deepstrata.ops import models, pretraining, psd, tying
+from deepstrata.ops import network, pretraining, psd, tying
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.ops.samples import sample_shape
 from deepstrata.ops.updown import GenerativeParams
 from deepstrata.pipelines.environment import package_version
 from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense
 from deepstrata.schemas.models import (
@@ -31,8 +34,11 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Model,
     Net,
+    Network,
     encoder_layers,
     feed_forward_layer,
+    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.shapes import Shape, shape_after, shapes_through
 from deepstrata.schemas.sparse import PSD
@@ -44,7 +50,7 @@ __all__ = ["outputs", "save_onnx", "spatial", "to_onnx"]
 OPSET, IR_VERSION = 18, 8  #: of ONNX 1.13 (2022), which runtimes of today all read
 SAMPLES = "samples"  #: name of the dimension that is free
 LARGEST = 2**31 - 2**20  #: bytes of weights, below what one protobuf message may have
-CODE, PROBABILITY = "code", "probability"
+CODE, PROBABILITY, PREDICTION = "code", "probability", "prediction"
 
 
 @singledispatch
@@ -70,6 +76,19 @@ def outputs(model: Model, params: Tree, x: str, visible: int, graph: Nodes) -> d
 def _(model: RBM, params: RBMParams, x: str, visible: int, graph: Nodes) -> dict[str, str]:
     hidden = pretraining.recognition(params)
     return {CODE: write(feed_forward_layer(model), hidden, x, (visible,), graph)}
+
+
+@outputs.register
+def _(
+    model: ConvolutionalPSD | ConvolutionalRBM,
+    params: PSDParams | RBMParams,
+    x: str,
+    visible: int,
+    graph: Nodes,
+) -> dict[str, str]:
+    layer = model.model_copy(update={"input_shape": None})
+    net = Network(layers=(layer,), input_shape=model.input_shape)
+    return outputs(net, (params,), x, visible, graph)
 
 
 @outputs.register
@@ -110,17 +129,19 @@ def _(layer: Autoencoder, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
 
 @outputs.register
 def _(model: Net, params: Tree, x: str, visible: int, graph: Nodes) -> dict[str, str]:
-    layers = models.feed_forward_layers(model)
-    shapes = shapes_through(layers, models.sample_shape(model, visible))
+    layers = network.feed_forward_layers(model)
+    shapes = shapes_through(layers, sample_shape(model, visible))
     if shapes[0] != (visible,):
         x = graph.call("Reshape", x, graph.integers((-1, *shapes[0])))
     made = [x]
     own_weights = tying.filled(layers, pretraining.feed_forward(params))
     for layer, own, shape in zip(layers, own_weights, shapes, strict=False):
         made.append(write(layer, own, made[-1], shape, graph))
-    if model.classes is None:
-        return {CODE: as_rows(graph, made[-1], shapes[-1])}
-    return {CODE: as_rows(graph, made[-2], shapes[-2]), PROBABILITY: made[-1]}
+    found = {CODE: as_rows(graph, made[model.body], shapes[model.body])}
+    if is_supervised(model):
+        name = PREDICTION if fits_targets(model) else PROBABILITY
+        found[name] = as_rows(graph, made[-1], shapes[-1])
+    return found
 
 
 @outputs.register
@@ -164,7 +185,11 @@ def to_onnx(encoder: TrainedEncoder) -> onnx.ModelProto:
     found = outputs(info.model, encoder.params, x, info.visible, graph)
     for name, inside in found.items():
         graph.nodes.append(helper.make_node("Identity", [inside], [name], name))
-    widths = {CODE: encoder.code_width, PROBABILITY: getattr(info.model, "classes", None)}
+    widths = {
+        CODE: encoder.code_width,
+        PROBABILITY: getattr(info.model, "classes", None),
+        PREDICTION: math.prod(info.target_shape),
+    }
     made = helper.make_model(
         helper.make_graph(
             graph.needed(list(found)),

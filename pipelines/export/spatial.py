@@ -9,8 +9,10 @@ from itertools import product
 import numpy as np
 
 from deepstrata.ops.normalisation import window_matrix
+from deepstrata.ops.psd import EncoderParams
 from deepstrata.pipelines.export.layers import ACTIVATIONS, write
 from deepstrata.pipelines.export.nodes import Nodes
+from deepstrata.schemas.convolutional import ConvolutionalPSD, as_convolution
 from deepstrata.schemas.layers import (
     ContrastNormalisation,
     Convolution,
@@ -43,6 +45,12 @@ def _(layer: Convolution, params: Tree, x: str, shape: Shape, graph: Nodes) -> s
     if layer.pooling is None:
         return maps
     return write(layer.pooling, (), maps, maps_after(layer, shape), graph)
+
+
+@write.register
+def _(layer: ConvolutionalPSD, params: EncoderParams, x: str, shape: Shape, graph: Nodes) -> str:
+    bounded = write(as_convolution(layer, "tanh"), params, x, shape, graph)
+    return graph.call("Mul", bounded, graph.constant(params.gain))
 
 
 @write.register

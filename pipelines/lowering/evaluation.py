@@ -8,15 +8,15 @@ import numpy as np
 
 from deepstrata.ops import models, pca
 from deepstrata.ops.backend import on_host
+from deepstrata.ops.measures import means
 from deepstrata.ops.partials import add_stats
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard, stage_digest
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
-from deepstrata.pipelines.training import RATES
 from deepstrata.schemas.errors import DataError
-from deepstrata.schemas.models import Model
+from deepstrata.schemas.models import Model, is_supervised
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Evaluate
 from deepstrata.storage import sealed, stores
@@ -85,22 +85,23 @@ def _(stage: Evaluate, context: Context) -> StageRecord:
         return done
     started, examples = time.perf_counter(), 0
     metrics, outputs = dict[str, float](), dict[str, str]()
+    feed = context.feed._replace(supervised=is_supervised(used.model))
     for name in stage.parts:
         part = PARTS.index(name)
         shards = [shard for shard in context.grid if context.counts[shard.index][part]]
         if not shards:
             continue
+        arguments = (used.model, used.params, part)
         (found,) = each_shard(
-            context, stage.name, evaluate_shard, shards, (used.model, used.params, part), merge_sums
+            context, stage.name, evaluate_shard, shards, arguments, merge_sums, feed=feed
         )
-        n = int(found.pop("n"))
-        examples += n
+        examples += context.total(part)
         confusion = found.pop("confusion", None)
         if confusion is not None:
             url = stores.join(context.path, "stages", stage.name, f"confusion-{name}.json")
             sealed.write(url, {"counts": np.asarray(confusion).tolist()})
             outputs[f"confusion_{name}"] = stores.relative(url, context.path)
-        metrics |= {f"{name}_{RATES.get(k, k)}": float(v) / n for k, v in found.items()}
+        metrics |= {f"{name}_{k}": v for k, v in means(found, found["n"]).items()}
     if stage.pca is not None:
         metrics |= _principal(stage, context, stage.pca)
     return StageRecord(

@@ -1,20 +1,23 @@
 """Training stages: layers one by one, a whole net by backpropagation or up-down."""
 
 import time
+from typing import Any
 
 import xarray as xr
 
-from deepstrata.ops import finetuning, models, pretraining
+from deepstrata.ops import finetuning, models, pretraining, visible_bias
 from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import STORED, Below, Feed, Saved
 from deepstrata.pipelines.lowering.codes import write_codes
 from deepstrata.pipelines.lowering.drawing import draw_labelled
+from deepstrata.pipelines.lowering.statistics import learned_moments
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
-from deepstrata.pipelines.strategies import Learning, param_shapes
+from deepstrata.pipelines.strategies import Learning, fresh_params, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
+from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.models import (
     DBN,
@@ -23,11 +26,17 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Layered,
     Model,
+    Network,
     Trainable,
+    classifies,
+    fits_targets,
+    is_supervised,
 )
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.schemas.stages import FineTune, Pretrain, classifies
+from deepstrata.schemas.stages import FineTune, Pretrain
+from deepstrata.schemas.trees import Tree
 from deepstrata.storage import checkpoints, stores, writing
+from deepstrata.storage.datasets import Columns
 from deepstrata.storage.models import ModelInfo
 from deepstrata.storage.readers import ZarrReader
 from deepstrata.storage.splits import PARTS, learned_counts
@@ -61,7 +70,8 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     found, visible, count = [], context.visible, len(stage.pretrained)
     feed = context.feed._replace(learned=tuple(PARTS.index(name) for name in stage.parts))
     counts = learned_counts(stage, context.counts)
-    for i, layer in enumerate(stage.pretrained):
+    for i, (layer, between) in enumerate(zip(stage.pretrained, stage.between, strict=True)):
+        visible = visible if between is None else models.code_width(between, visible)
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         layer_key = fold(context.stage_key(stage.name), "layer", i)
         name = f"{stage.name}/layer-{i}"
@@ -72,7 +82,7 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
                 settings=Learning(
                     layer, optimiser, stage.strategy, visible, layer_key, context.feed.backend
                 ),
-                feed=feed._replace(visible_units=visible_units(layer) if i == 0 else None),
+                feed=_reads(feed, layer, between) if i == 0 else feed,
                 grid=context.grid,
                 counts=counts,
                 epochs=stage.epochs,
@@ -86,13 +96,20 @@ def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
     return found
 
 
+def _reads(feed: Feed, layer: Trainable, between: Network | None) -> Feed:
+    """Return the feed of the lowest layer that learns, from what lies between it and the data."""
+    if between is not None:
+        return feed._replace(below=(Below(between),))
+    return feed._replace(visible_units=visible_units(layer))
+
+
 def visible_units(model: Trainable) -> str | None:
     """Return ``bernoulli`` where a model learns from values in [0, 1] only."""
     if isinstance(model, GenerativeDBN):
         return model.layers[0].visible_units
     if isinstance(model, Autoencoder):
         return "bernoulli" if model.loss == "cross_entropy" else None
-    return model.visible_units if isinstance(model, RBM) else None
+    return model.visible_units if isinstance(model, RBM | ConvolutionalRBM) else None
 
 
 @lower.register
@@ -116,12 +133,16 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
     feed, saved = trainings[0].feed, list[Saved]()
     for i, training in enumerate(trainings):
         if i:
-            feed = feed._replace(
-                below=(*feed.below, Below(stage.pretrained[i - 1], saved[-1])), visible_units=None
-            )
+            below = (*feed.below, Below(stage.pretrained[i - 1], saved[-1]))
+            if (between := stage.between[i]) is not None:
+                below = (*below, Below(between))
+            feed = feed._replace(below=below, visible_units=None)
             if stores_activations(stage, context.grid[-1].stop, training.settings.visible):
                 feed = _store_activations(context, training, feed)
-        layer, trained = finish(context, training._replace(feed=feed))
+        training = training._replace(feed=feed)
+        if stage.visible_bias == "mean":
+            training = _begun_at_mean(context, training)
+        layer, trained = finish(context, training)
         saved.append(layer)
         examples += trained.examples
         found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
@@ -136,6 +157,22 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
         metrics=metrics,
         outputs={f"layer-{i}": layer.digest for i, layer in enumerate(saved)},
     )
+
+
+def _begun_at_mean(context: Context, training: Training) -> Training:
+    """Return the training with visible biases that give the mean of what it learns from."""
+    found = learned_moments(context, training)
+    settings = training.settings._replace(backend="numpy")
+    assert isinstance(settings.model, RBM | Autoencoder)
+    params = visible_bias.at_mean(settings.model, fresh_params(settings), found)
+    return starting(training, params)
+
+
+def starting(training: Training, params: Tree) -> Training:
+    """Save the parameters with which a training begins."""
+    url = stores.join(training.url, "start.safetensors")
+    digest = checkpoints.save_part(url, params)
+    return training._replace(start=Saved(url, digest, param_shapes(training.settings)))
 
 
 def _remember(stage: Pretrain, context: Context, key: str, saved: list[Saved]) -> None:
@@ -154,11 +191,10 @@ def _stack(stage: Pretrain) -> Model:
     """Return the model that the layers of a stage are, once they are trained."""
     if isinstance(stage.model, GenerativeDBN):
         return stage.model
-    stack = {"layers": stage.pretrained}
     if isinstance(stage.model, Layered):
-        return stage.model.model_copy(update=stack)
+        return stage.model.bottom(len(stage.stack))
     # The RBMs of an autoencoder are a deep belief net until they are unrolled.
-    return DBN.model_validate(stack)
+    return DBN(layers=stage.stack)
 
 
 def stores_activations(stage: Pretrain, samples: int, hidden: int) -> bool:
@@ -200,7 +236,9 @@ def _(stage: FineTune, context: Context) -> StageRecord:
             context.feed.backend,
             stage.factors(model),
         ),
-        feed=context.feed._replace(visible_units=visible_units(model)),
+        feed=context.feed._replace(
+            visible_units=visible_units(model), supervised=is_supervised(model)
+        ),
         grid=context.grid,
         counts=context.counts,
         epochs=stage.epochs,
@@ -218,15 +256,13 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     started = time.perf_counter()
     if stage.labelled is not None and classifies(model):
         feed, counts = draw_labelled(context, stage, stage.labelled, model.classes or 0)
-        training = training._replace(
-            feed=feed._replace(visible_units=visible_units(model)), counts=counts
-        )
+        feed = training.feed._replace(labelled=feed.labelled)
+        training = training._replace(feed=feed, counts=counts)
     if parent is not None:
         net = finetuning.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
-        url = stores.join(training.url, "start.safetensors")
-        training = training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
+        training = starting(training, net)
     saved, trained = finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
     return StageRecord(
@@ -238,6 +274,17 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         metrics=trained.results,
         outputs={"params": saved.digest},
     )
+
+
+def _targets_of(model: Model, columns: Columns) -> dict[str, Any]:
+    """Return what a reader of a model must know of the targets that it gives, if it does."""
+    if not fits_targets(model):
+        return {}
+    return {
+        "targets": columns.targets,
+        "target_dims": columns.target_dims,
+        "target_shape": columns.target_shape,
+    }
 
 
 def _sweeping(model: Model, steps: int | None) -> Model:
@@ -262,6 +309,7 @@ def save_final_model(context: Context, path: str) -> str:
         feature_shape=columns.feature_shape,
         labels=columns.labels,
         pipeline=context.pipeline.name,
+        **_targets_of(last.model, columns),
     )
     affine = tuple(saved.load() for saved in context.feed.affine)
     save_encoder(path, TrainedEncoder(info, last.params.load(), affine))

@@ -7,7 +7,7 @@ from deepstrata.pipelines.context import Context, TrainedModel, stage_digest
 from deepstrata.pipelines.control import Control
 from deepstrata.pipelines.feeds import Saved
 from deepstrata.pipelines.lowering.drawing import draw_labelled
-from deepstrata.pipelines.lowering.fitting import finish, params_url, training_url
+from deepstrata.pipelines.lowering.fitting import finish, params_url, starting, training_url
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.strategies import Learning, param_shapes
 from deepstrata.pipelines.windows import Training
@@ -15,7 +15,6 @@ from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.keys import fold
 from deepstrata.schemas.models import Net
 from deepstrata.schemas.runs import StageRecord
-from deepstrata.storage import checkpoints, stores
 
 
 def growings(stage: DiscriminativePretrain, context: Context, key: str) -> list[Training]:
@@ -37,7 +36,7 @@ def growings(stage: DiscriminativePretrain, context: Context, key: str) -> list[
                     step_key,
                     context.feed.backend,
                 ),
-                feed=context.feed,
+                feed=context.feed._replace(supervised=True),
                 grid=context.grid,
                 counts=context.counts,
                 epochs=stage.epochs,
@@ -54,8 +53,7 @@ def _grown(training: Training, model: Net, below: Saved) -> Training:
     """Begin with the hidden layers of a smaller net; what stands above them is drawn anew."""
     settings, hidden = training.settings, below.load()[:-1]
     net = finetuning.start_net(model, hidden, settings.visible, fold(settings.key, "init"))
-    url, like = stores.join(training.url, "start.safetensors"), param_shapes(settings)
-    return training._replace(start=Saved(url, checkpoints.save_part(url, net), like))
+    return starting(training, net)
 
 
 @lower.register
@@ -70,10 +68,12 @@ def _(stage: DiscriminativePretrain, context: Context) -> StageRecord:
         context.trained[stage.name] = TrainedModel(stage.model, whole, key)
         return done
     started, examples, metrics = time.perf_counter(), 0, dict[str, float]()
-    feed, counts, saved = context.feed, context.counts, list[Saved]()
+    labelled, counts, saved = None, context.counts, list[Saved]()
     if stage.labelled is not None:
-        feed, counts = draw_labelled(context, stage, stage.labelled, stage.model.classes or 0)
+        found, counts = draw_labelled(context, stage, stage.labelled, stage.model.classes or 0)
+        labelled = found.labelled
     for i, training in enumerate(trainings):
+        feed = training.feed._replace(labelled=labelled)
         training = training._replace(feed=feed, counts=counts)
         if saved:
             training = _grown(training, stage.grown[i], saved[-1])

@@ -186,6 +186,6 @@ def _solve_one(
     return found
 
 
-def _rows(sums: Partial) -> int:
+def _rows(sums: Partial) -> float:
     """Say that a task is done, without its matrix."""
     return sums.n

@@ -12,6 +12,7 @@ from deepstrata.pipelines.context import Context, each_shard, stage_digest
 from deepstrata.pipelines.feeds import Feed, Saved
 from deepstrata.pipelines.lowering.table import lower
 from deepstrata.pipelines.meter import measure
+from deepstrata.pipelines.windows import Training
 from deepstrata.schemas.runs import StageRecord
 from deepstrata.schemas.stages import Scale, Standardise
 from deepstrata.schemas.trees import ArraySpec
@@ -37,6 +38,23 @@ def _statistics(stage: Scale | Standardise, context: Context, whole: bool) -> mo
     found: moments.Moments
     (found,) = each_shard(
         context, stage.name, shard_moments, with_rows, (whole,), merge=moments.merge
+    )
+    return found
+
+
+def learned_moments(context: Context, training: Training) -> moments.Moments:
+    """Return the moments of each feature that a training sees, of the samples it learns from."""
+    with_rows = [shard for shard in training.grid if training.counts[shard.index][0]]
+    found: moments.Moments
+    (found,) = each_shard(
+        context,
+        training.name,
+        shard_moments,
+        with_rows,
+        (False,),
+        merge=moments.merge,
+        feed=training.feed,
+        part=f"means of {training.part or 'the features'}",
     )
     return found
 

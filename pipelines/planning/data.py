@@ -61,6 +61,8 @@ class Column(NamedTuple):
     """Of the largest piece that is decoded at once."""
     chunk_rows: int
     """Samples of that piece."""
+    supervises: bool = False
+    """Whether it is read only where a network learns, or is measured: targets and weights."""
     small: bool = False
     """Whether it holds integers of one or two bytes, which stay what they are until used."""
     disk_bytes: int | None = None
@@ -72,7 +74,7 @@ class Data(NamedTuple):
     grid: tuple[Shard, ...]
     visible: int
     columns: tuple[Column, ...]
-    """Features first; then mask, labels and what the split reads."""
+    """Features first; then mask, labels, targets, weights and what the split reads."""
     masked: bool
     counts: tuple[tuple[int, int, int], ...]
     exact: bool
@@ -81,6 +83,8 @@ class Data(NamedTuple):
     """Absolute path or URL."""
     likeness: float | None = None
     """Intraclass correlation of the labels in a shard; None where it is not known."""
+    supervising: int = 0
+    """Numbers in the targets and weights of a sample."""
 
     @property
     def samples(self) -> int:
@@ -97,14 +101,21 @@ class Data(NamedTuple):
         """Samples of the longest shard."""
         return max(shard.rows for shard in self.grid)
 
-    def reading(self, shards: Iterable[int] | None = None, features: bool = True) -> Reading:
+    def reading(
+        self,
+        shards: Iterable[int] | None = None,
+        features: bool = True,
+        supervised: bool = False,
+    ) -> Reading:
         """Return what it takes to read some shards once (all by default).
 
-        ``features=False`` is for layers that read stored activations: labels and split alone.
+        ``features=False`` is for layers that read stored activations: labels and split alone;
+        ``supervised`` for networks that learn: targets and weights as well.
         """
         chosen = list(range(len(self.grid)) if shards is None else shards)
         rows = sum(self.grid[i].rows for i in chosen)
         columns = self.columns if features else self.columns[1 + self.masked :]
+        columns = tuple(c for c in columns if supervised or not c.supervises)
         decoded = [sum(c.decoded[i] for i in chosen) for c in columns]
         pairs = list(zip(columns, decoded, strict=True))
         disk = [None if c.disk_bytes is None else c.disk_bytes * d / self.samples for c, d in pairs]
@@ -153,23 +164,25 @@ def _of_files(pipeline: Pipeline) -> Data:
     rows = layout.choose(samples, visible * itemsize).shard_rows
     grid = shard_grid(samples, rows, source.rows_per_shard)
     decoded = tuple(float(shard.rows) for shard in grid)
-    columns = []
+    columns, supervising = [], 0
     for name in _names(pipeline, sources.split_of(pipeline)):
         _, width, itemsize = _lengths(schema.variable(name, where))
         inner = layout.inner_rows(rows, width * itemsize)
         unit, row = inner * width * itemsize, width * itemsize
         small = _small(np.dtype(schema.variable(name, where).dtype))
-        columns.append(Column(name, row, row, decoded, unit, inner, small))
+        supervises = name in (source.targets, source.weights)
+        supervising += width * supervises
+        columns.append(Column(name, row, row, decoded, unit, inner, supervises, small))
     path = None if source.path is None else stores.absolute(source.path)
     masked = source.mask is not None
-    return Data(grid, visible, tuple(columns), masked, (), True, path)
+    return Data(grid, visible, tuple(columns), masked, (), True, path, supervising=supervising)
 
 
 def _names(pipeline: Pipeline, split: Split | None) -> list[str]:
     source = pipeline.source
     domains = [stage.domain for stage in pipeline.stages if isinstance(stage, CrossDomain)]
-    named = (source.features, source.mask, source.labels, split.by if split else None, *domains)
-    return list(dict.fromkeys(name for name in named if name is not None))
+    by = [] if split is None or split.by is None else [split.by]
+    return list(dict.fromkeys((*source.named, *by, *domains)))
 
 
 def _small(dtype: np.dtype[Any]) -> bool:
@@ -197,6 +210,7 @@ def _of_store(pipeline: Pipeline, split: Split | None, data: Any) -> Data:
         exact=True,
         source=place,
         likeness=_likeness(opened),
+        supervising=opened.columns.target_width + (opened.columns.weights is not None),
     )
 
 
@@ -224,6 +238,7 @@ def _column(opened: Opened, name: str, place: str | None) -> Column:
         decoded=tuple(decoded.tolist()),
         unit_bytes=math.prod(unit) * itemsize,
         chunk_rows=unit[axis],
+        supervises=name in (opened.columns.targets, opened.columns.weights),
         small=_small(variable.dtype),
         disk_bytes=_disk(stores.join(place, group or "", name)) if on_disk and place else None,
     )

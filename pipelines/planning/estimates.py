@@ -25,7 +25,7 @@ from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Trainable
+from deepstrata.schemas.models import Trainable, classifies, is_supervised
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
@@ -43,7 +43,6 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
-    classifies,
     decides,
 )
 from deepstrata.schemas.strategies import LocalSteps, Strategy
@@ -63,11 +62,13 @@ def plan(pipeline: Pipeline, *, data: Any = None) -> Plan:
         The source is not there or is not as declared.
     """
     found = look(pipeline, data)
-    once = found.reading()
+    once = found.reading(supervised=True)
     steps: list[Step] = []
     if isinstance(pipeline.source, FileSource):
         steps.append(Step("ingest", len(found.grid), bytes_written=once.used))
-    steps.append(_pass("inspect", found, memory.reading_bytes(found)))
+    steps.append(
+        _pass("inspect", found, memory.reading_bytes(found, supervised=True), supervised=True)
+    )
     for stage in pipeline.stages:
         steps += estimate(stage, pipeline, found)
     return Plan(
@@ -81,7 +82,7 @@ def plan(pipeline: Pipeline, *, data: Any = None) -> Plan:
         steps=tuple(steps),
         source=found.source,
         disk_bytes=once.disk,
-        single=memory.reading_bytes(found),
+        single=memory.reading_bytes(found, supervised=True),
         columns=_columns(found, once),
     )
 
@@ -110,7 +111,13 @@ def _read(reading: Reading, passes: int = 1) -> dict[str, Any]:
 
 
 def _pass(
-    name: str, found: Data, peak: int, merges: bool = False, written: int = 0, **more: Any
+    name: str,
+    found: Data,
+    peak: int,
+    merges: bool = False,
+    written: int = 0,
+    supervised: bool = False,
+    **more: Any,
 ) -> Step:
     """Return a pass over every shard, a task each (and one that says so, where they merge)."""
     shards = len(found.grid)
@@ -123,7 +130,7 @@ def _pass(
         graph_tasks=graph + extra(graph),
         bytes_written=written,
         peak=peak,
-        **_read(found.reading()),
+        **_read(found.reading(supervised=supervised)),
         **more,
     )
 
@@ -191,26 +198,31 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
     steps, visible = [], found.visible
     if found.exact:
         found = found._replace(counts=learned_counts(stage, found.counts))
-    for i, layer in enumerate(stage.pretrained):
+    for i, (layer, between) in enumerate(zip(stage.pretrained, stage.between, strict=True)):
+        visible = visible if between is None else models.code_width(between, visible)
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
         step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
-        steps.append(_after_storing(step, found, visible) if stored else step)
+        if stored:
+            step = _after_pass(step, found, visible, written=4 * found.samples * visible)
+        if stage.visible_bias == "mean":
+            step = _after_pass(step, found, visible, copies=3)
+        steps.append(step)
         visible = models.code_width(layer, visible)
     return steps
 
 
-def _after_storing(step: Step, found: Data, width: int) -> Step:
-    """Add the pass that stores the activations to the training that reads them."""
+def _after_pass(step: Step, found: Data, width: int, copies: int = 1, written: int = 0) -> Step:
+    """Add a pass over all shards, before a training begins, to the training."""
     once = found.reading()
     return step._replace(
         tasks=step.tasks + len(found.grid),
         bytes_used=step.bytes_used + once.used,
         bytes_read=step.bytes_read + once.decoded,
         bytes_disk=None,
-        bytes_written=step.bytes_written + 4 * found.samples * width,
-        peak=max(step.peak, memory.pass_peak(found, width)),
+        bytes_written=step.bytes_written + written,
+        peak=max(step.peak, memory.pass_peak(found, width, copies)),
     )
 
 
@@ -263,18 +275,26 @@ def _training(
     weights = Weights(nbytes(state.params), nbytes(state.optimiser))
     states = past_states(strategy)
     checkpoint = states * (weights.both + replicas * weights.params)
-    mix = _mix(strategy, counts)
+    mix, supervised = _mix(strategy, counts), is_supervised(model)
     places = min(strategy.shards, len(used))
 
     def peak(buffer: int) -> memory.Peak:
         return memory.training_peak(
-            found, weights, model, visible, strategy.batch, buffer, stage.monitor, states
+            found,
+            weights,
+            model,
+            visible,
+            strategy.batch,
+            buffer,
+            stage.monitor,
+            states,
+            supervised,
         )
 
     def whole(buffer: int) -> int:
         return peak(buffer).fixed + places * peak(buffer).place
 
-    reading = found.reading(used, features=not stored_bytes)
+    reading = found.reading(used, not stored_bytes, supervised)
     if stored_bytes:
         more = stored_bytes * sum(found.grid[i].rows for i in used)
         reading = Reading(reading.used + more, reading.decoded + more)
@@ -360,8 +380,8 @@ def _tree(count: int) -> int:
 @estimate.register
 def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
-    width = models.code_width(model, found.visible, None)
-    peak = memory.coding_peak(found, model, width)
+    width, supervised = models.code_width(model, found.visible, None), is_supervised(model)
+    peak = memory.coding_peak(found, model, width, supervised)
     names = list(stage.parts)
     if stage.pca is not None:
         names += ["train", *stage.parts]
@@ -370,7 +390,7 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
         some = some if found.exact else list(range(len(found.grid)))
-        once = found.reading(some)
+        once = found.reading(some, supervised=supervised)
         disk = None if None in (reading.disk, once.disk) else (reading.disk or 0) + (once.disk or 0)
         reading = Reading(reading.used + once.used, reading.decoded + once.decoded, disk)
         shards += len(some)

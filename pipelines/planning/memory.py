@@ -8,7 +8,7 @@ next is read.
 import math
 from typing import NamedTuple
 
-from deepstrata.ops import fused, models
+from deepstrata.ops import fused, network
 from deepstrata.pipelines.planning.data import Data
 from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
 from deepstrata.schemas.layers import Convolution
@@ -60,7 +60,7 @@ def passes(model: Trainable, visible: int) -> Passes:
     """
     if not isinstance(model, Layered):
         return Passes(0, 0, 0)
-    shapes = models.input_shapes(model, visible)
+    shapes = network.input_shapes(model, visible)
     given, taken = (sum(map(math.prod, some)) for some in (shapes[1:], shapes[:-1]))
     pooled = (
         max(fused.TILE, 4 * math.prod(maps_after(layer, shape)))
@@ -70,25 +70,28 @@ def passes(model: Trainable, visible: int) -> Passes:
     return Passes(8 * given, 8 * taken, 2 * sum(pooled))
 
 
-def reading_bytes(data: Data, width: int | None = None) -> int:
+def reading_bytes(data: Data, width: int | None = None, supervised: bool = False) -> int:
     """Return the bytes that reading one shard takes: as seen, as float32, and one copy of each.
 
-    Chunks that reach beyond a shard come on top.
+    Chunks that reach beyond a shard come on top, targets and weights where they are read.
     """
-    seen = sum(column.seen_bytes for column in data.columns)
+    columns = [column for column in data.columns if supervised or not column.supervises]
+    seen = sum(column.seen_bytes for column in columns)
     # What decodes a part of a chunk keeps all chunks that it touches, whole.
-    units = sum(
-        int(max(column.decoded) - data.shard_rows) * column.row_bytes for column in data.columns
-    )
-    return data.shard_rows * (2 * seen + 8 * (width or data.visible)) + max(units, 0)
+    units = sum(int(max(column.decoded) - data.shard_rows) * column.row_bytes for column in columns)
+    numbers = (width or data.visible) + supervised * data.supervising
+    return data.shard_rows * (2 * seen + 8 * numbers) + max(units, 0)
 
 
-def held_row_bytes(data: Data, visible: int) -> int:
-    """Return the bytes of one sample in a loaded shard: features, mask, row number, label."""
-    features = data.columns[0]
+def held_row_bytes(data: Data, visible: int, supervised: bool = False) -> int:
+    """Return the bytes of one sample in a loaded shard.
+
+    That is features, mask, row number, label; targets and weight where they are read.
+    """
+    features, more = data.columns[0], 16 + 4 * supervised * data.supervising
     if features.small and not data.masked and visible == data.visible:
-        return features.seen_bytes + 16
-    return 4 * visible + data.masked * data.visible + 16
+        return features.seen_bytes + more
+    return 4 * visible + data.masked * data.visible + more
 
 
 def training_peak(
@@ -100,16 +103,18 @@ def training_peak(
     buffer: int,
     monitor: int,
     states: int,
+    supervised: bool = False,
 ) -> Peak:
     """Return the peak of a training that reads ``states`` past states."""
     layers = passes(model, visible)
-    held = data.shard_rows * held_row_bytes(data, visible)
-    reading = reading_bytes(data, max(data.visible, visible))
+    row = held_row_bytes(data, visible, supervised)
+    held = data.shard_rows * row
+    reading = reading_bytes(data, max(data.visible, visible), supervised)
     hidden = weights.params // (4 * visible)
     return Peak(
         fixed=reading
         + (3 + states) * weights.both
-        + 2 * monitor * held_row_bytes(data, visible)
+        + 2 * monitor * row
         + max(32 * batch * max(visible, hidden), batch * (layers.up + layers.down))
         + monitor * layers.up
         + layers.tiles,
@@ -139,12 +144,15 @@ def svm_peak(data: Data, samples: int, model: Trainable, width: int) -> int:
     return coding_peak(data, model, width) + 8 * samples * width + 8 * 8 * samples**2
 
 
-def coding_peak(data: Data, model: Trainable, width: int) -> int:
+def coding_peak(data: Data, model: Trainable, width: int, supervised: bool = False) -> int:
     """Return the peak of a pass of every sample of a shard through a model."""
     layers = passes(model, data.visible)
-    return pass_peak(data, width) + data.shard_rows * layers.up + layers.tiles
+    peak = pass_peak(data, width, supervised=supervised)
+    return peak + data.shard_rows * layers.up + layers.tiles
 
 
-def pass_peak(data: Data, width: int, copies: int = 1) -> int:
+def pass_peak(data: Data, width: int, copies: int = 1, supervised: bool = False) -> int:
     """Return the peak of a pass that makes ``width`` numbers of every sample of a shard."""
-    return reading_bytes(data) + 8 * copies * data.shard_rows * max(width, data.visible)
+    # Targets are measured in float64: themselves, their residuals, and what is summed of them.
+    numbers = copies * max(width, data.visible) + 5 * supervised * data.supervising
+    return reading_bytes(data, supervised=supervised) + 8 * data.shard_rows * numbers

@@ -1,12 +1,29 @@
-"""Sentiment of reviews across four domains, adapted by mSDA; measured: transfer ratio 1.13.
+"""Sentiment of reviews across four domains, adapted by denoising autoencoders; measured: 1.13.
 
-Chen et al. (2012), on Amazon's reviews of books, dvds, electronics and kitchen appliances (Blitzer,
-Dredze, Pereira 2007): whether each of the 5,000 most frequent words and pairs of words occurs. The
-autoencoders see the text of all domains, training and test part alike, and no label. A linear SVM
-then sees the training labels of one domain; without autoencoders its transfer ratio is 1.52.
+Autoencoders see the text of all domains, training and test part alike, and no label: one of
+rectified units (Glorot, Bordes, Bengio 2011), and marginalised ones in closed form (Chen et al.
+2012). A linear SVM then sees the training labels of one domain. The figure is the transfer ratio;
+plain features have 1.52. The data are Amazon's reviews of books, dvds, electronics and kitchen
+appliances (Blitzer, Dredze, Pereira 2007): whether each of the 5,000 most frequent words and pairs
+of words occurs.
 """
 
-from deepstrata import MSDA, CrossDomain, FileSource, Pipeline, Report, Solve, Split
+from deepstrata import (
+    MSDA,
+    Adam,
+    Autoencoder,
+    CrossDomain,
+    Dense,
+    FileSource,
+    Linear,
+    LocalSteps,
+    MaskingNoise,
+    Pipeline,
+    Pretrain,
+    Report,
+    Solve,
+    Split,
+)
 
 pipeline = Pipeline(
     name="adapt-amazon",
@@ -25,6 +42,21 @@ pipeline = Pipeline(
     ),
     stages=(
         Split(by="subset"),
+        Pretrain(
+            name="denoising",
+            model=Autoencoder(
+                encoder=(Dense(units=1000, activation="relu"),),
+                tied=True,
+                loss="cross_entropy",
+                noise=MaskingNoise(rate=0.7),
+            ),
+            parts=("train", "test"),
+            visible_bias="mean",
+            epochs=20,
+            optimiser=Adam(learning_rate=Linear(start=0.002, end=0.00002, epochs=20)),
+            strategy=LocalSteps(batch=100, steps=20, shards=2),
+        ),
+        CrossDomain(name="sdae", domain="domain", scale_codes=True),
         Solve(name="msda", model=MSDA(depth=3, noise=0.7), parts=("train", "test")),
         CrossDomain(domain="domain"),
         Report(),

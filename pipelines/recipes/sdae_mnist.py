@@ -41,9 +41,9 @@ pipeline = Pipeline(
             strategy=LocalSteps(batch=20, steps=100, shards=2),
         ),
         FineTune(
-            epochs=25,
+            epochs=30,
             optimiser=SGD(
-                learning_rate=Linear(start=0.1, end=0.001, epochs=25),
+                learning_rate=Linear(start=0.4, end=0.004, epochs=30),
                 momentum=0.9,
                 weight_decay=1e-5,
             ),

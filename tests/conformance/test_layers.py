@@ -11,6 +11,7 @@ from deepstrata.ops.backend import Scratch
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
 from deepstrata.ops.random import normal
+from deepstrata.schemas.convolutional import ConvolutionalPSD
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import (
     Activation,
@@ -21,6 +22,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -42,6 +44,8 @@ CASES = [
     (Dropout(rate=0.4), IMAGE),
     (PSD(atoms=6), VECTOR),
     (PSD(atoms=6), IMAGE),
+    (ConvolutionalPSD(maps=5, kernel=(3, 2), stride=2, padding=1), IMAGE),
+    (ConvolutionalPSD(maps=5, kernel=(4,)), SOUND),
     (Convolution(maps=5, kernel=(3, 2)), IMAGE),
     (Convolution(maps=5, kernel=(3, 2), stride=2, padding=1, activation="tanh"), IMAGE),
     (Convolution(maps=5, kernel=(3, 3), stride=(2, 1), padding="same", dilation=2), IMAGE),
@@ -84,6 +88,7 @@ CASES = [
     (Pooling(size=(3,)), SOUND),
     (ContrastNormalisation(size=3), IMAGE),
     (ContrastNormalisation(size=5), SOUND),
+    (Rectification(), IMAGE),
 ]
 NAMES = [f"{i}-{layer.kind}" for i, (layer, _) in enumerate(CASES)]
 

@@ -4,13 +4,23 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from deepstrata.ops import finetuning, models, optimisers
+from deepstrata.ops import finetuning, models, network, optimisers
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.layers import Activation, Dense, Dropout, Flatten, Softmax
+from deepstrata.schemas.layers import (
+    Activation,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    Pooling,
+    Rectification,
+    Softmax,
+)
 from deepstrata.schemas.models import (
     DBN,
     RBM,
@@ -19,6 +29,7 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Layered,
     Network,
+    fits_targets,
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
@@ -26,6 +37,7 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 V, N, KEY = 12, 30, Key(77)
+PICTURE = (4, 3, 1)
 MEMORY = AssociativeMemory(hidden=9, classes=3, gibbs_steps=2)
 
 MODELS = [
@@ -39,6 +51,19 @@ MODELS = [
     SparseCoding(atoms=30, penalty=0.2, steps=30),
     SparseCoding(atoms=9, penalty=0.2, steps=10, inference="line_search"),
     PSD(atoms=9, penalty=0.2),
+    ConvolutionalPSD(maps=4, kernel=(2, 2), penalty=0.2, input_shape=PICTURE),
+    ConvolutionalPSD(maps=5, kernel=(3,), stride=2, padding=1, penalty=0.2, input_shape=(6, 2)),
+    ConvolutionalRBM(maps=8, kernel=(3, 2), input_shape=PICTURE),
+    ConvolutionalRBM(
+        maps=7,
+        kernel=(3,),
+        padding="same",
+        gibbs_steps=2,
+        visible_units="gaussian",
+        sparsity_target=0.2,
+        sparsity_cost=0.1,
+        input_shape=(6, 2),
+    ),
     DBN(layers=(Softmax(classes=3),)),
     DBN(layers=(RBM(hidden=7), RBM(hidden=5), Softmax(classes=3))),
     DBN(layers=(RBM(hidden=7, visible_units="gaussian"), Dense(units=6), Softmax(classes=3))),
@@ -80,6 +105,34 @@ MODELS = [
             Softmax(classes=3),
         )
     ),
+    Network(
+        layers=(
+            ConvolutionalPSD(maps=5, kernel=(2, 2)),
+            Rectification(),
+            Pooling(size=(2, 1)),
+            ConvolutionalRBM(maps=4, kernel=(1, 2), visible_units="gaussian"),
+            Autoencoder(encoder=(Convolution(maps=4, kernel=(1, 1)),), tied=True),
+            Softmax(classes=3),
+        ),
+        input_shape=PICTURE,
+    ),
+    Autoencoder(
+        encoder=(Convolution(maps=4, kernel=(2, 2)), Convolution(maps=4, kernel=(2, 2))),
+        tied=True,
+        noise=MaskingNoise(),
+        input_shape=PICTURE,
+    ),
+    Autoencoder(
+        encoder=(Convolution(maps=6, kernel=(3,), padding="same", activation="tanh"),),
+        loss="cross_entropy",
+        sparsity_cost=1e-3,
+        input_shape=(6, 2),
+    ),
+    Network(
+        layers=(RBM(hidden=7), Dense(units=2, activation="linear")),
+        loss="squared_error",
+    ),
+    Network(layers=(Dense(units=8, activation="relu"), Dense(units=4)), loss="cross_entropy"),
     Autoencoder(encoder=(Dense(units=7),), tied=True, noise=MaskingNoise()),
     Autoencoder(
         encoder=(Dense(units=70), Dense(units=8, activation="tanh")),
@@ -119,7 +172,17 @@ def make_batch(model, n=N, masked=False):
         x = 2 * patterns - 1 + np.float32(0.3) * normal(Key(3), rows, V)
     else:
         x = np.abs(patterns - (noise < 0.1).astype(np.float32))
-    return Batch(rows, x, labels, noise < 0.8 if masked else None)
+    mask = noise < 0.8 if masked else None
+    return Batch(rows, x, labels, mask, targets=make_targets(model, patterns))
+
+
+def make_targets(model, patterns):
+    """Return targets that follow from the patterns, some of them absent."""
+    if not fits_targets(model):
+        return None
+    targets = patterns[:, : network.output_width(model, V)].copy()
+    targets[::7, 0] = np.nan
+    return targets
 
 
 def start(model):
@@ -214,7 +277,8 @@ class TestModel:
         batch = make_batch(model)
         here, _ = models.gradient(model, params, batch, KEY, carry)
         xp = array_api_strict
-        strict = batch._replace(x=xp.asarray(batch.x))
+        targets = None if batch.targets is None else xp.asarray(batch.targets)
+        strict = batch._replace(x=xp.asarray(batch.x), targets=targets)
         there, _ = models.gradient(
             model, tree_map(xp.asarray, params), strict, KEY, tree_map(xp.asarray, carry)
         )

@@ -261,7 +261,7 @@ def test_shapes_that_do_not_fit_are_named():
     small = Autoencoder(encoder=ONE, decoder=(Dense(units=4),))
     with pytest.raises(DeclarationError, match=r"gives samples \(4,\): expected 9 features"):
         models.init(small, V, KEY)
-    with pytest.raises(DeclarationError, match=r"input_shape=\(2, 4\) is not 9 features"):
+    with pytest.raises(DeclarationError, match=r"input_shape=\(2, 4\) is 8 numbers; samples have"):
         models.init(Autoencoder(encoder=ONE, input_shape=(2, 4)), V, KEY)
     with pytest.raises(DeclarationError, match=r"expected encoder/0/weights \(9, 6\), found"):
         finetuning.start_net(TIED, models.init(TIED, 10, KEY), V, KEY)

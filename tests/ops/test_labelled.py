@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deepstrata.ops.labelled import check_enough, draw
+from deepstrata.ops.labelled import check_enough, check_labels, draw
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key
 
@@ -41,3 +41,15 @@ def test_a_class_with_too_few_is_named() -> None:
     check_enough(np.array([0, 1, 1, 0]), 2, 2)
     with pytest.raises(DataError, match="2 training samples of each of 3 classes.*0 of class 2"):
         check_enough(np.array([0, 1, 1, 0]), 2, 3)
+
+
+def test_labels_out_of_range_are_named() -> None:
+    labels = np.array([0, 2, 1, 2, 3])
+    rows = np.array([70, 71, 72, 73, 74])
+    assert check_labels(labels, rows, 4) is labels
+    with pytest.raises(DataError, match="label 3 at row 74: expected 0 to 2 for 3 classes"):
+        check_labels(labels, rows, 3)
+    with pytest.raises(DataError, match="label -1 at row 70"):
+        check_labels(labels - 1, rows, 4)
+    with pytest.raises(DataError, match="no labels variable"):
+        check_labels(None, rows, 4)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from deepstrata.ops import chain, finetuning, models, transfer, tying
+from deepstrata.ops import chain, finetuning, models, network, transfer, tying
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.dense import BiasParams
 from deepstrata.ops.partials import Batch, Into
@@ -101,7 +101,7 @@ def made(name, dtype=np.float64):
     for path, leaf in flatten(params).items():
         if path.endswith("bias"):
             leaf += 0.3 * drawn(path, leaf.shape, dtype)
-    return models.feed_forward_layers(model), params, drawn("x", (N, *shape), dtype)
+    return network.feed_forward_layers(model), params, drawn("x", (N, *shape), dtype)
 
 
 def passing(net):

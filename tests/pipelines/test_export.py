@@ -19,6 +19,7 @@ from deepstrata.pipelines.export import FORMATS, export
 from deepstrata.pipelines.export.layers import ACTIVATIONS
 from deepstrata.pipelines.export.onnx import to_onnx
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError, SchemaError, StorageError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import (
@@ -30,6 +31,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -41,9 +43,9 @@ from deepstrata.schemas.models import (
     Autoencoder,
     GenerativeDBN,
     Network,
+    classifies,
 )
 from deepstrata.schemas.sparse import PSD, SparseCoding
-from deepstrata.schemas.stages import classifies
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage.models import ModelInfo
 
@@ -55,6 +57,14 @@ MODELS = {
     "linear rbm": (RBM(hidden=5, hidden_units="gaussian"), (7,)),
     "autoencoder": (Autoencoder(encoder=(Dense(units=5), Dense(units=3)), tied=True), (4, 3)),
     "psd": (PSD(atoms=5), (4, 3)),
+    "convolutional psd": (
+        ConvolutionalPSD(maps=3, kernel=(3, 2), stride=2, padding=1, input_shape=(6, 5, 4)),
+        (6, 5, 4),
+    ),
+    "a single convolutional rbm": (
+        ConvolutionalRBM(maps=3, kernel=(4,), input_shape=(9, 4)),
+        (9, 4),
+    ),
     "msda": (MSDA(depth=2, targets=4), (4, 3)),
     "pretrained psd": (Network(layers=(PSD(atoms=5), PSD(atoms=3))), (7,)),
     "psd below a softmax": (Network(layers=(PSD(atoms=5), Softmax(classes=3))), (7,)),
@@ -107,6 +117,10 @@ SPATIAL: list[tuple[Any, tuple[int, ...]]] = [
     *((Pooling(size=(3,), stride=2, function=name), LINE) for name in ("max", "average", "l2")),
     (ContrastNormalisation(size=3), PLACES),
     (ContrastNormalisation(size=5), LINE),
+    (Rectification(), PLACES),
+    (ConvolutionalPSD(maps=3, kernel=(3, 2), padding="same"), PLACES),
+    (ConvolutionalRBM(maps=3, kernel=(3, 2), padding=1), PLACES),
+    (Autoencoder(encoder=(Convolution(maps=3, kernel=(3, 2)),)), PLACES),
 ]
 CHAIN = (
     Convolution(maps=3, kernel=(2, 2)),
@@ -212,14 +226,11 @@ def test_an_onnx_file_says_what_it_is(tmp_path: Path) -> None:
     assert made.producer_name == "deepstrata"
 
 
-IN_TORCH = [
-    name
-    for name in CASES
-    if not any(
-        s in name
-        for s in ("local", "contrast", "scaled", "auto", "linear rbm", "psd", "msda", "generative")
-    )
-]
+ELSEWHERE = (
+    *("local", "contrast", "scaled", "auto", "linear rbm"),
+    *("psd", "msda", "generative", "a single"),
+)
+IN_TORCH = [name for name in CASES if not any(other in name for other in ELSEWHERE)]
 
 
 @pytest.fixture(scope="module")

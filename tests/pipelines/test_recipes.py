@@ -79,15 +79,17 @@ def test_reviews_are_read_by_domain_and_part(client: Client, out: str, tmp_path:
             lines = [f"{'+-'[i % 2]}1 {i % 2}:2 {d + 2}:{i + 1}" for i in range(samples)]
             (tmp_path / f"{domain}_{part}.svmlight").write_text("\n".join(lines))
     pipeline = load_pipeline("adapt-amazon", str(tmp_path)).replace(
-        **{"source.options.features": 50, "msda.model.depth": 1, "cross_domain.folds": 2}
+        **{"source.options.features": 50, "msda.model.depth": 1, "denoising.epochs": 1},
+        **{f"{stage}.folds": 2 for stage in ("sdae", "cross_domain")},
     )
     done = run(pipeline, client, out=out)
     inspected = next(r for r in done.manifest.stages if r.name == "inspect")
     assert inspected.metrics["train_samples"] == 48
     assert inspected.metrics["test_samples"] == 32
-    table = sealed.read(f"{out}/stages/cross_domain/transfer.json")
-    assert table["domains"] == ["books", "dvd", "electronics", "kitchen"]
-    assert table["errors"]["features"] == [[0.0] * 4] * 4
+    for stage in ("sdae", "cross_domain"):
+        table = sealed.read(f"{out}/stages/{stage}/transfer.json")
+        assert table["domains"] == ["books", "dvd", "electronics", "kitchen"]
+        assert table["errors"]["features"] == [[0.0] * 4] * 4
     words = xr.open_zarr(f"{out}/data.zarr", consolidated=False)["features"].values
     assert set(np.unique(words)) == {0.0, 1.0}
 

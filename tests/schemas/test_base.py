@@ -36,7 +36,10 @@ def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list
     return explain(refused.value, where).splitlines()
 
 
-KINDS = "'rbm', 'autoencoder', 'psd', 'msda', 'sparse_coding', 'dbn', 'generative_dbn', 'network'"
+KINDS = (
+    "'rbm', 'autoencoder', 'psd', 'convolutional_psd', 'convolutional_rbm', 'msda', "
+    "'sparse_coding', 'dbn', 'generative_dbn', 'network'"
+)
 
 
 @pytest.mark.parametrize(("kind", "fields"), DOCUMENTS)

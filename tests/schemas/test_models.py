@@ -13,12 +13,12 @@ from deepstrata.schemas.models import (
     GenerativeDBN,
     Model,
     Network,
+    classifies,
     decoder_layers,
 )
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD, SparseCoding
-from deepstrata.schemas.stages import classifies
 
 MEMORY = AssociativeMemory(hidden=6, classes=4)
 CLASSIFIERS = [

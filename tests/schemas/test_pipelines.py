@@ -170,9 +170,9 @@ def test_the_nearest_training_is_the_start() -> None:
 @pytest.mark.parametrize("model", [RBM(hidden=4), DBN(layers=(RBM(hidden=4),))])
 def test_fine_tuning_needs_a_softmax(model: RBM | DBN) -> None:
     message = (
-        "pipeline: stage 'finetune': the model has no Softmax on top, so there is nothing to "
-        "fine-tune it for; make it a DBN or a Network whose last layer is a Softmax(classes=...), "
-        "an Autoencoder or a GenerativeDBN"
+        "pipeline: stage 'finetune': the model has no Softmax on top and no loss, so there is "
+        "nothing to fine-tune it for; make it a DBN or a Network whose last layer is a "
+        "Softmax(classes=...), a Network(loss=...), an Autoencoder or a GenerativeDBN"
     )
     assert told(Pretrain(model=model), FineTune()) == message
     assert told(FineTune(model=model)) == message
@@ -386,7 +386,7 @@ def test_a_stage_is_found_by_name() -> None:
 
 def test_few_labels_need_a_model_that_learns_classes() -> None:
     model = Autoencoder(encoder=(Dense(units=3),))
-    with pytest.raises(ValidationError, match="labelled=5 draws labels, and an Autoencoder learns"):
+    with pytest.raises(ValidationError, match="labelled=5 draws labels, and the model learns"):
         Pipeline(
             name="few",
             source=ZarrSource(path="a.zarr", features="x"),

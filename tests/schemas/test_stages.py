@@ -177,7 +177,7 @@ def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
 
 def test_pretraining_needs_an_rbm() -> None:
     assert told(Pretrain, model=DBN(layers=(Dense(units=2), RBM(hidden=2)))).startswith(
-        "expected a model whose first layer is an RBM, an Autoencoder or a PSD"
+        "expected a model whose first layer with weights is an RBM, an Autoencoder or a PSD"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from deepstrata.schemas.datasets import DatasetSource, Variable, ZarrSource
+from deepstrata.schemas.datasets import DatasetSource, ZarrSource
 from deepstrata.schemas.errors import DataError, StorageError
 from deepstrata.storage.datasets import open_dataset
 from deepstrata.storage.digests import digest
@@ -19,10 +19,9 @@ from deepstrata.storage.readers import (
     DatasetReader,
     Reader,
     ZarrReader,
-    check_finite,
-    check_range,
     reader,
 )
+from deepstrata.storage.values import check_finite
 
 ROWS = 100
 NAMES = ("image", "label", "valid", "part")
@@ -157,31 +156,6 @@ def test_errors_in_a_graph_name_the_rows() -> None:
     made = reader(DatasetSource(features="x"), xr.Dataset({"x": (("sample", "f"), x)}))
     with pytest.raises(StorageError, match=r"'?x'?, rows 5 to 10: .*no such sensor"):
         made.read(5, 10, ("x",))
-
-
-def test_values_that_are_not_finite_are_found() -> None:
-    values = np.zeros((4, 2), np.float32)
-    check_finite("x", values, None, 100, "d.zarr")
-    check_finite("x", np.zeros(3, np.uint8), None, 0, "d.zarr")
-    values[2, 1] = np.nan
-    with pytest.raises(DataError, match=r"d\.zarr: variable 'x', rows 100 to 104: 1 .*sample 102"):
-        check_finite("x", values, None, 100, "d.zarr")
-    with pytest.raises(DataError, match="declare a mask"):
-        check_finite("x", values, None, 100, "d.zarr")
-    mask = np.ones((4, 2), bool)
-    with pytest.raises(DataError, match="the mask calls it present"):
-        check_finite("x", values, mask, 100, "d.zarr")
-    mask[2, 1] = False
-    check_finite("x", values, mask, 100, "d.zarr")
-    check_finite("x", values, mask.astype(np.int8), 100, "d.zarr")
-
-
-def test_values_out_of_range_are_found() -> None:
-    declared = Variable(name="x", dims=("sample",), dtype="float32", minimum=0, maximum=1)
-    check_range(declared, np.array([0, 0.5, 1]), None, 0, "d")
-    with pytest.raises(DataError, match=r"expected values from 0 to 1, found 1\.5 in sample 11"):
-        check_range(declared, np.array([0, 1.5]), None, 10, "d")
-    check_range(declared, np.array([0, 1.5]), np.array([True, False]), 10, "d")
 
 
 def test_the_digest_of_text_and_times() -> None:
