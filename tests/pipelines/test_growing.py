@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from distributed import Client
-from support import StopAfter, same, stopping
+from support import StopAfter, bars, same, stopping
 
 from deepstrata import (
     SGD,
+    DataError,
     Delayed,
     Dense,
     DiscriminativePretrain,
@@ -157,6 +158,15 @@ def test_two_processes_give_the_bits_of_two_threads_and_of_one(
     for kind, workers in (("threads", 1), ("local", 2)):
         with connect(kind, workers=workers) as own:
             same(whole, run(pipeline(bars_path), own, out=str(tmp_path / kind)))
+
+
+def test_samples_that_weigh_nothing_teach_nothing(client: Client, tmp_path: Path) -> None:
+    path = str(tmp_path / "bars.zarr")
+    light = bars(60).assign(weight=("sample", np.zeros(60, np.float32)))
+    light.chunk(sample=30).to_zarr(path, zarr_format=3, consolidated=False)
+    declared = pipeline(path).replace(**{"source.weights": "weight"})
+    with pytest.raises(DataError, match=r"the train part .*none counts.*; stage 'grow' needs"):
+        run(declared, client, out=str(tmp_path / "run"))
 
 
 def test_few_labels_are_those_of_fine_tuning(bars_path: str, client: Client, out: str) -> None:
