@@ -10,7 +10,6 @@ from deepstrata.ops import layers, tying
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
-from deepstrata.ops.tying import Uses
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.trees import Array, Tree
 from deepstrata.schemas.tying import owner_of
@@ -55,9 +54,10 @@ def backward(
     below
         Whether anybody wants the derivatives by the input; None is returned otherwise.
     """
-    wanted, whole, uses = params if out is None else out.tree, tying.filled(net, params), Uses(net)
+    wanted, whole = params if out is None else out.tree, tying.filled(net, params)
     lowest = 0 if below else next((i for i, own in enumerate(wanted) if own), len(net))
     grads: list[Tree] = [()] * len(net)
+    uses: dict[int, list[Array]] = {}
     for i in reversed(range(lowest, len(net))):
         known, goes_on = (whole[i], saved[i], delta, at[i]), below or i > lowest
         into, owner = out and out._replace(tree=wanted[i]), owner_of(net, i)
@@ -66,8 +66,10 @@ def backward(
             delta = layers.through(net[i], *known)
         elif owner is not None:
             delta, found = layers.backward(net[i], *known, below=goes_on)
-            grads[i] = uses.split(i, found, into, is_lent)
+            grads[i] = tying.own_part(found, into)
+            if is_lent:
+                uses.setdefault(owner, []).append(tying.as_owned(net[i], found.weights))
         else:
             delta, grads[i] = layers.backward(net[i], *known, into, below=goes_on)
-            uses.add(i, grads[i], into)
+            tying.add_uses(net[i], grads[i], uses.pop(i, ()), into)
     return delta if below else None, tuple(grads)

@@ -25,38 +25,30 @@ def filled(net: Sequence[Any], params: Sequence[Tree]) -> tuple[Tree, ...]:
     return tuple(found)
 
 
+def as_owned(layer: Any, weights: Array) -> Array:
+    """Return the gradient by weights that a layer borrowed as their owner has them: a view."""
+    return _turned(layer, weights)
+
+
+def own_part(gradient: DenseParams, into: Into | None) -> Tree:
+    """Return what of a borrower's gradient is its own; ``()`` where nobody wants it."""
+    if into is None:
+        return BiasParams(gradient.bias)
+    return BiasParams(put(gradient.bias, into.tree.bias, into)) if into.tree else ()
+
+
+def add_uses(owner: Any, gradient: Tree, uses: Sequence[Array], into: Into | None) -> None:
+    """Add to an owner's gradient, in place, those of the uses by others; these are overwritten.
+
+    Parameters
+    ----------
+    into
+        Where ``gradient`` was written, and by which factor.
+    """
+    for borrowed in uses:
+        use = layers.connect(owner, borrowed)
+        gradient.weights[...] += use if into is None else into.scale * use
+
+
 def _turned(layer: Any, weights: Array) -> Array:
-    """Return weights as a layer uses them, or their gradient as the owner has it."""
     return weights.T if getattr(layer, "transposed", False) else weights
-
-
-class Uses:
-    """Gradients by weights that were borrowed, until a pass down comes to their owners."""
-
-    def __init__(self, net: Sequence[Any]) -> None:
-        self._net = net
-        self._found: dict[int, list[Array]] = {}
-
-    def split(self, number: int, gradient: DenseParams, into: Into | None, kept: bool) -> Tree:
-        """Take the part of a tied layer's gradient that is its owner's, and return its own.
-
-        Parameters
-        ----------
-        into
-            Where to write the layer's own; its tree is ``()`` where nobody wants it.
-        kept
-            Whether anybody wants the owner's.
-        """
-        owner = owner_of(self._net, number)
-        if kept and owner is not None:
-            borrowed = _turned(self._net[number], gradient.weights)
-            self._found.setdefault(owner, []).append(borrowed)
-        if into is None:
-            return BiasParams(gradient.bias)
-        return BiasParams(put(gradient.bias, into.tree.bias, into)) if into.tree else ()
-
-    def add(self, number: int, gradient: Tree, into: Into | None) -> None:
-        """Add what borrowers found to the gradient of an owner, in place."""
-        for borrowed in self._found.pop(number, ()):
-            use = layers.connect(self._net[number], borrowed)
-            gradient.weights[...] += use if into is None else into.scale * use

@@ -23,6 +23,7 @@ from deepstrata.schemas.errors import (
     SchemaError,
     StorageError,
 )
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.layers import (
     Activation,
     ContrastNormalisation,
@@ -61,7 +62,6 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
-    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -74,6 +74,7 @@ from deepstrata.schemas.stages import (
     Transfer,
 )
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Synchronous
+from deepstrata.schemas.training import EarlyStopping
 
 if TYPE_CHECKING:
     from deepstrata.pipelines.cluster import connect
@@ -132,6 +133,7 @@ __all__ = [
     "Delayed",
     "DenoisingAutoencoder",
     "Dense",
+    "DiscriminativePretrain",
     "Dropout",
     "DivergenceError",
     "EarlyStopping",

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple, Self
 from deepstrata.schemas.errors import DataError, DeclarationError
 from deepstrata.schemas.optimisers import SGD, Optimiser, Rate, ReduceOnPlateau, WarmUp
 from deepstrata.schemas.pipelines import Pipeline
-from deepstrata.schemas.stages import EarlyStopping, FineTune, Pretrain, decides
+from deepstrata.schemas.stages import Fitting, decides
 from deepstrata.schemas.strategies import LocalSteps, Strategy
+from deepstrata.schemas.training import EarlyStopping
 
 #: What the learning curves say of an epoch: ``epoch`` (from 1), ``round`` (its last), measures.
 Row = Mapping[str, float]
@@ -29,7 +30,7 @@ class Control(NamedTuple):
     """Whether anything is decided there."""
 
     @classmethod
-    def of(cls, stage: Pretrain | FineTune) -> Self:
+    def of(cls, stage: Fitting) -> Self:
         """Return what a stage declares."""
         return cls(f"validation_{stage.metric}", stage.early_stopping, stage.keep, decides(stage))
 
@@ -67,7 +68,7 @@ def check_validation(pipeline: Pipeline, counts: Sequence[tuple[int, int, int]])
         There are none; the stage that needs them is named.
     """
     for stage in pipeline.stages:
-        if not isinstance(stage, Pretrain | FineTune) or not decides(stage):
+        if not isinstance(stage, Fitting) or not decides(stage):
             continue
         if not any(validation for _, validation, _ in counts):
             raise DeclarationError(
@@ -142,7 +143,7 @@ def _(rate: WarmUp, scores: Sequence[float]) -> Rate:
     return rate.model_copy(update={"then": then})
 
 
-def describe(stage: Pretrain | FineTune) -> str:
+def describe(stage: Fitting) -> str:
     """Return how long a stage trains and what it keeps: ``at most 30 epochs, stops early ...``."""
     text = f"{stage.epochs} epochs"
     if stage.early_stopping is not None:

@@ -6,6 +6,8 @@ from typing import Any
 import xarray as xr
 
 from deepstrata.schemas.errors import StorageError
+from deepstrata.schemas.growing import DiscriminativePretrain
+from deepstrata.schemas.stages import FineTune, Pretrain, Stage
 from deepstrata.storage import runs, sealed, stores
 
 LONG_NAMES = {
@@ -79,10 +81,7 @@ def trainings(path: str) -> dict[str, dict[str, list[dict[str, float]]]]:
     keys = {record.name: record.key[:12] for record in manifest.stages}
     found: dict[str, dict[str, list[dict[str, float]]]] = {}
     for stage in manifest.pipeline.stages:
-        if stage.kind not in ("pretrain", "finetune"):
-            continue
-        layers = [f"{stage.name}/layer-{i}" for i in range(len(getattr(stage, "pretrained", ())))]
-        for name in layers or [stage.name]:
+        for name in _parts(stage):
             directory = stores.join(path, "stages", name)
             known = stores.children(directory)
             key = keys.get(stage.name) or (known[-1] if known else "")
@@ -90,6 +89,18 @@ def trainings(path: str) -> dict[str, dict[str, list[dict[str, float]]]]:
             if urls:
                 found[name] = merge_rows(urls)
     return found
+
+
+def _parts(stage: Stage) -> list[str]:
+    """Return the names of a stage's trainings; none where it does not train."""
+    if isinstance(stage, FineTune):
+        return [stage.name]
+    layers: tuple[Any, ...] = ()
+    if isinstance(stage, Pretrain):
+        layers = stage.pretrained
+    elif isinstance(stage, DiscriminativePretrain):
+        layers = stage.grown
+    return [f"{stage.name}/layer-{i}" for i in range(len(layers))]
 
 
 def history_tree(path: str) -> xr.DataTree:

@@ -7,6 +7,7 @@ from deepstrata.ops import network
 from deepstrata.pipelines.inspection import Inspected
 from deepstrata.schemas.datasets import DatasetSchema, Variable
 from deepstrata.schemas.errors import DataError, SchemaError
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.models import Network, fits_targets, is_supervised
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import FineTune, decides
@@ -89,8 +90,8 @@ def check_counting(pipeline: Pipeline, found: Sequence[Inspected]) -> None:
     DataError
         All of a part weigh nothing, or lack targets; the part and the variables are named.
     """
-    tuned = [stage for stage in pipeline.stages if isinstance(stage, FineTune)]
-    learning = [stage for stage in tuned if is_supervised(pipeline.model_of(stage))]
+    together = [s for s in pipeline.stages if isinstance(s, FineTune | DiscriminativePretrain)]
+    learning = [stage for stage in together if is_supervised(pipeline.model_of(stage))]
     if not learning:
         return
     for part in range(1 + any(map(decides, learning))):

@@ -11,6 +11,7 @@ from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import (
     Convolution,
@@ -39,7 +40,7 @@ from deepstrata.schemas.optimisers import (
     Steps,
     WarmUp,
 )
-from deepstrata.schemas.pipelines import Pipeline, Using
+from deepstrata.schemas.pipelines import Pipeline, Start, Using
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
@@ -47,6 +48,7 @@ from deepstrata.schemas.stages import (
     Encode,
     Evaluate,
     FineTune,
+    Fitting,
     Pretrain,
     Report,
     Scale,
@@ -79,7 +81,7 @@ def draw_pipeline(pipeline: Pipeline) -> Drawing:
         elif isinstance(stage, Report):
             read = {key for box in boxes.values() for key in box.after}
             after = tuple(key for key in boxes if key not in read)
-        elif not isinstance(stage, Solve | Pretrain | Transfer):
+        elif not isinstance(stage, Start):
             prepared = stage.name
         lines = [part for line in settings(stage) for part in wrap(line, WIDEST)]
         boxes[stage.name] = Box(stage.name, tuple(lines), after, KINDS.get(type(stage), "data"))
@@ -111,7 +113,7 @@ def draw_round(pipeline: Pipeline, stage_name: str) -> Drawing:
     from deepstrata.pipelines.rounds import Round, rows_per_place
 
     stage = pipeline.stage(stage_name)
-    if not isinstance(stage, Pretrain | FineTune):
+    if not isinstance(stage, Fitting):
         raise DeclarationError(
             f"stage {stage_name!r} ({stage.kind}) has no rounds: name a training"
         )
@@ -148,6 +150,7 @@ def _label(key: tuple[Any, ...]) -> str:
 KINDS: dict[type[Any], str] = {
     Solve: "train",
     Pretrain: "train",
+    DiscriminativePretrain: "train",
     Transfer: "train",
     FineTune: "train",
     Evaluate: "result",
@@ -204,8 +207,9 @@ def _(stage: Standardise) -> list[str]:
     return [f"per {stage.per}"]
 
 
-@settings.register
-def _(stage: Pretrain) -> list[str]:
+@settings.register(Pretrain)
+@settings.register(DiscriminativePretrain)
+def _(stage: Pretrain | DiscriminativePretrain) -> list[str]:
     optimisers = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
     lines = list(dict.fromkeys(map(describe_optimiser, optimisers)))
     return [

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, mod
 from deepstrata.schemas._base import Document, explain
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.models import (
     MSDA,
     RBM,
@@ -25,6 +26,7 @@ from deepstrata.schemas.stages import (
     Encode,
     Evaluate,
     FineTune,
+    Fitting,
     Pretrain,
     Report,
     Scale,
@@ -37,7 +39,7 @@ from deepstrata.schemas.stages import (
 )
 
 #: Stages that others go on from, and those that do.
-Start = Solve | Pretrain | Transfer | FineTune
+Start = Solve | Pretrain | DiscriminativePretrain | Transfer | FineTune
 Using = FineTune | Evaluate | CrossDomain | Encode
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 #: Without dots, which separate a stage from its field in ``replace``.
@@ -53,6 +55,7 @@ RANKS = {
     Transfer: 3,
     Solve: 4,
     Pretrain: 4,
+    DiscriminativePretrain: 4,
     FineTune: 4,
 }
 ONCE = (Split, Transfer, Report)
@@ -90,7 +93,7 @@ class Pipeline(Document):
             if isinstance(stage, Using):
                 self._check_start(stage)
             self._check_columns(stage)
-            if isinstance(stage, Pretrain | FineTune) and decides(stage):
+            if isinstance(stage, Fitting) and decides(stage):
                 self._check_validation(stage)
             if isinstance(stage, Pretrain) and self.source.masked:
                 _check_chains(stage)
@@ -229,7 +232,7 @@ class Pipeline(Document):
                 "nothing yet; put a FineTune between"
             )
 
-    def _check_validation(self, stage: Pretrain | FineTune) -> None:
+    def _check_validation(self, stage: Fitting) -> None:
         """Check that there is something for the ends of epochs to decide by."""
         why = f"stage {stage.name!r}: early_stopping, keep='best' and ReduceOnPlateau need "
         if stage.monitor == 0:
@@ -305,7 +308,7 @@ class Pipeline(Document):
 
     def classes_of(self, stage: Stage) -> int | None:
         """Return how many classes ``stage`` learns to tell apart; None where it needs no labels."""
-        if not isinstance(stage, Pretrain | FineTune):
+        if not isinstance(stage, Fitting):
             return None
         model = self.model_of(stage)
         if isinstance(stage, Pretrain) and not isinstance(model, GenerativeDBN):

@@ -3,19 +3,17 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
-    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
     model_validator,
 )
 
-from deepstrata.schemas._base import Declaration
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.functions import Argument, Function
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.models import (
     MSDA,
     RBM,
@@ -34,25 +32,14 @@ from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import SparseCoding
 from deepstrata.schemas.stacks import below_learners, learners_of, stack_of
-from deepstrata.schemas.strategies import LocalSteps, Strategy
+from deepstrata.schemas.strategies import LocalSteps
+from deepstrata.schemas.training import NamedStage, Optimisers, TrainingStage
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Part = Literal["train", "validation", "test"]
 
 
-class _Stage(Declaration):
-    name: str = ""
-    """Unique within the pipeline; the kind by default."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name"):
-            return data | {"name": cls.model_fields["kind"].default}
-        return data
-
-
-class Apply(_Stage):
+class Apply(NamedStage):
     """Preprocess with a function of an ``xarray.Dataset`` that returns one, lazily."""
 
     kind: Literal["apply"] = "apply"
@@ -61,7 +48,7 @@ class Apply(_Stage):
     """Passed on as keyword arguments."""
 
 
-class Split(_Stage):
+class Split(NamedStage):
     """Assign every sample to training, validation or test.
 
     With ``by``, a variable names each sample's part; otherwise (or for what ``by`` calls
@@ -86,7 +73,7 @@ class Split(_Stage):
         return self
 
 
-class Scale(_Stage):
+class Scale(NamedStage):
     """Map the features linearly to [0, 1]: ``(x - minimum) / (maximum - minimum)``."""
 
     kind: Literal["scale"] = "scale"
@@ -103,7 +90,7 @@ class Scale(_Stage):
         return self
 
 
-class Standardise(_Stage):
+class Standardise(NamedStage):
     """Subtract the mean and divide by the standard deviation of the training part.
 
     Only values that are present count. A feature of which training has none stays as it is.
@@ -116,38 +103,13 @@ class Standardise(_Stage):
     """Added to the standard deviation."""
 
 
-class EarlyStopping(Declaration):
-    """Stop at the end of an epoch when ``patience`` of them in a row have brought no gain."""
-
-    patience: PositiveInt = 5
-    min_delta: NonNegativeFloat = 0.0
-    """What the stage's ``metric`` has to fall by to count as a gain."""
-
-
-class _Train(_Stage):
-    epochs: NonNegativeInt = 10
-    strategy: Strategy = LocalSteps()
-    checkpoint_rounds: PositiveInt | None = None
-    """Rounds between checkpoints; about an epoch by default. Never changes a result."""
-    monitor: NonNegativeInt = 1000
-    """Training and validation samples looked at after every epoch for the learning curves."""
-    early_stopping: EarlyStopping | None = None
-    """Ends the training (each layer's own) before ``epochs`` are over; by default nothing does."""
-    keep: Literal["last", "best"] = "last"
-    """The epoch whose parameters are kept: the last, or that of the lowest ``metric``."""
-
-
 def _check_alone(model: Model | None) -> None:
     """Refuse a model that would be a layer of a network, if it were told how samples lie."""
     if isinstance(model, Autoencoder | ConvolutionalPSD | ConvolutionalRBM):
         shape_after(model, (1,))
 
 
-def _how_many(value: Any) -> str:
-    return "(each)" if isinstance(value, list | tuple) else "(one)"
-
-
-class Pretrain(_Train):
+class Pretrain(TrainingStage):
     """Train the layers of a model one by one; each reads the code of the one below.
 
     They need no labels, but for the memory of a ``GenerativeDBN``. What has no weights, such as
@@ -158,10 +120,7 @@ class Pretrain(_Train):
     metric: ClassVar[str] = "squared_error"
     """Of the validation samples, after every epoch: what is to fall."""
     model: Model
-    optimiser: Annotated[
-        Annotated[Optimiser, Tag("(one)")] | Annotated[tuple[Optimiser, ...], Tag("(each)")],
-        Discriminator(_how_many),
-    ] = SGD(learning_rate=0.05, momentum=0.5)
+    optimiser: Optimisers = SGD(learning_rate=0.05, momentum=0.5)
     """One for all layers, or one each."""
     activations: Literal["auto", "recompute", "store"] = "auto"
     """What a layer above the first reads: recomputed with each shard, or stored once as Zarr."""
@@ -219,7 +178,7 @@ class Pretrain(_Train):
             )
 
 
-class Transfer(_Stage):
+class Transfer(NamedStage):
     """Begin a model with layers that another run has trained, its parent.
 
     They go on seeing what they were trained on: unless ``scaling="own"``, all trainings of this
@@ -260,7 +219,7 @@ class Transfer(_Stage):
         return self
 
 
-class FineTune(_Train):
+class FineTune(TrainingStage):
     """Train all layers of a model together, from pretrained or fresh weights.
 
     By backpropagation a net with a softmax learns classes, one with a loss targets, an autoencoder
@@ -272,7 +231,7 @@ class FineTune(_Train):
     model: Model | None = None
     """Trained from fresh weights; by default the model of ``start`` goes on."""
     start: str | None = None
-    """Name of a ``Pretrain``, ``Transfer`` or ``FineTune`` stage above; the nearest by default."""
+    """Name of a stage above that trains or takes layers; the nearest by default."""
     optimiser: Optimiser = SGD(learning_rate=0.1, momentum=0.9)
     metric: Literal["loss", "error"] = "loss"
     """Of the validation samples, after every epoch: what ``early_stopping``, ``keep="best"`` and
@@ -318,7 +277,7 @@ class FineTune(_Train):
         return tuple(found.get(i, 1.0) for i in range(len(model.layers)))
 
 
-class Solve(_Stage):
+class Solve(NamedStage):
     """Find the weights of a model in closed form, by one pass over the data for each layer."""
 
     kind: Literal["solve"] = "solve"
@@ -327,7 +286,7 @@ class Solve(_Stage):
     """Parts whose features are used. Labels never are, so adaptation may use all of them."""
 
 
-class CrossDomain(_Stage):
+class CrossDomain(NamedStage):
     """Train a linear classifier on each domain's labels, and test it on every domain.
 
     A linear SVM learns from the training part of one domain, from the features as they are and from
@@ -354,7 +313,7 @@ class CrossDomain(_Stage):
     """Most training samples a domain may have: one task learns from all of them, in memory."""
 
 
-class Evaluate(_Stage):
+class Evaluate(NamedStage):
     """Measure a trained model on parts of the data."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -371,7 +330,7 @@ class Evaluate(_Stage):
     its components, fitted to what is left, and of the training mean, ``gap_variance``."""
 
 
-class Encode(_Stage):
+class Encode(NamedStage):
     """Write the codes of every sample to Zarr, with the samples' coordinates."""
 
     kind: Literal["encode"] = "encode"
@@ -383,7 +342,7 @@ class Encode(_Stage):
     """Layer whose output is the code; the last one below the softmax by default."""
 
 
-class Report(_Stage):
+class Report(NamedStage):
     """Write one HTML file that shows the run."""
 
     kind: Literal["report"] = "report"
@@ -404,6 +363,7 @@ Stage = Annotated[
     | Transfer
     | Solve
     | Pretrain
+    | DiscriminativePretrain
     | FineTune
     | Evaluate
     | CrossDomain
@@ -413,7 +373,11 @@ Stage = Annotated[
 ]
 
 
-def decides(stage: Pretrain | FineTune) -> bool:
+#: Stages that train by rounds.
+Fitting = Pretrain | DiscriminativePretrain | FineTune
+
+
+def decides(stage: Fitting) -> bool:
     """Tell whether the ends of epochs decide how a training goes on, or what is kept of it."""
     inner = stage.optimiser if isinstance(stage.optimiser, tuple) else (stage.optimiser,)
     outer = (stage.strategy.outer,) if isinstance(stage.strategy, LocalSteps) else ()

@@ -9,6 +9,7 @@ from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, each_shard
 from deepstrata.pipelines.feeds import Feed
 from deepstrata.pipelines.meter import measure
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.stages import FineTune
 from deepstrata.storage.shards import Shard
@@ -26,7 +27,7 @@ def draw_shard(
 
 
 def draw_labelled(
-    context: Context, stage: FineTune, count: int, classes: int
+    context: Context, stage: FineTune | DiscriminativePretrain, count: int, classes: int
 ) -> tuple[Feed, Counts]:
     """Return the feed of ``count`` training samples of each class, and what it has of each part.
 

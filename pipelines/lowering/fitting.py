@@ -52,16 +52,17 @@ def training_url(context: Context, name: str, key: str) -> str:
     return stores.join(context.path, "stages", name, key[:12])
 
 
-def _params_url(training: Training) -> str:
+def params_url(training: Training) -> str:
+    """Return where a training's parameters are, once it is over."""
     return stores.join(training.url, "params.safetensors")
 
 
-def _finish(context: Context, training: Training) -> tuple[Saved, Trained]:
+def finish(context: Context, training: Training) -> tuple[Saved, Trained]:
     """Train, and save the parameters apart from the state."""
     trained = train(context.executor, training, context.observer)
     like = param_shapes(training.settings)
-    digest = checkpoints.save_part(_params_url(training), trained.state.params)
-    return Saved(_params_url(training), digest, like), trained
+    digest = checkpoints.save_part(params_url(training), trained.state.params)
+    return Saved(params_url(training), digest, like), trained
 
 
 def pretrainings(stage: Pretrain, context: Context, key: str) -> list[Training]:
@@ -123,7 +124,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
             context,
             key,
             [
-                Saved(_params_url(t), done.outputs[f"layer-{i}"], likes[i])
+                Saved(params_url(t), done.outputs[f"layer-{i}"], likes[i])
                 for i, t in enumerate(trainings)
             ],
         )
@@ -141,7 +142,7 @@ def _(stage: Pretrain, context: Context) -> StageRecord:
         training = training._replace(feed=feed)
         if stage.visible_bias == "mean":
             training = _begun_at_mean(context, training)
-        layer, trained = _finish(context, training)
+        layer, trained = finish(context, training)
         saved.append(layer)
         examples += trained.examples
         found = {k: v for k, v in trained.results.items() if "free_energy" not in k}
@@ -164,10 +165,10 @@ def _begun_at_mean(context: Context, training: Training) -> Training:
     settings = training.settings._replace(backend="numpy")
     assert isinstance(settings.model, RBM | Autoencoder)
     params = visible_bias.at_mean(settings.model, fresh_params(settings), found)
-    return _starting(training, params)
+    return starting(training, params)
 
 
-def _starting(training: Training, params: Tree) -> Training:
+def starting(training: Training, params: Tree) -> Training:
     """Save the parameters with which a training begins."""
     url = stores.join(training.url, "start.safetensors")
     digest = checkpoints.save_part(url, params)
@@ -249,7 +250,7 @@ def _(stage: FineTune, context: Context) -> StageRecord:
     like = param_shapes(training.settings)
     done = context.finished(stage.name, key)
     if done is not None:
-        saved = Saved(_params_url(training), done.outputs["params"], like)
+        saved = Saved(params_url(training), done.outputs["params"], like)
         context.trained[stage.name] = TrainedModel(model, saved, key)
         return done
     started = time.perf_counter()
@@ -261,8 +262,8 @@ def _(stage: FineTune, context: Context) -> StageRecord:
         net = finetuning.start_net(
             model, parent.params.load(), context.visible, fold(training.settings.key, "init")
         )
-        training = _starting(training, net)
-    saved, trained = _finish(context, training)
+        training = starting(training, net)
+    saved, trained = finish(context, training)
     context.trained[stage.name] = TrainedModel(model, saved, key)
     return StageRecord(
         name=stage.name,

@@ -24,6 +24,7 @@ from deepstrata.pipelines.strategies import Learning, initial_state, replica_cou
 from deepstrata.pipelines.strategies import memory as past_states
 from deepstrata.pipelines.training import KEEP
 from deepstrata.schemas.datasets import FileSource
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.models import Trainable, classifies, is_supervised
 from deepstrata.schemas.optimisers import Optimiser
@@ -34,6 +35,7 @@ from deepstrata.schemas.stages import (
     Encode,
     Evaluate,
     FineTune,
+    Fitting,
     Part,
     Pretrain,
     Report,
@@ -228,6 +230,18 @@ def _after_pass(step: Step, found: Data, width: int, copies: int = 1, written: i
 
 
 @estimate.register
+def _(stage: DiscriminativePretrain, pipeline: Pipeline, found: Data) -> list[Step]:
+    if stage.labelled is not None:
+        found = _with_labelled(found, stage.labelled * (stage.model.classes or 0))
+    steps = []
+    for i, net in enumerate(stage.grown):
+        optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
+        name = f"{stage.name}/layer-{i}"
+        steps.append(_training(name, stage, net, optimiser, found.visible, found, 0))
+    return steps
+
+
+@estimate.register
 def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     factors = stage.factors(model)
@@ -245,7 +259,7 @@ def _with_labelled(found: Data, samples: int) -> Data:
 
 def _training(
     name: str,
-    stage: Pretrain | FineTune,
+    stage: Fitting,
     model: Trainable,
     optimiser: Optimiser,
     visible: int,
@@ -342,7 +356,7 @@ def _graph_tasks(rounds: list[Round], replicas: int) -> int:
     return loads + locals_ + merges + 2 * len(rounds)
 
 
-def _largest_window(epoch: list[Round], stage: Pretrain | FineTune, replicas: int) -> int:
+def _largest_window(epoch: list[Round], stage: Fitting, replicas: int) -> int:
     """Return the tasks of the largest window; the rounds of one epoch stand for all."""
     if not epoch:
         return 0

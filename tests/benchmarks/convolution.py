@@ -3,23 +3,29 @@
 One thread each, float32. torch is measured in both of its layouts, channels first and channels
 last, and each pass counts its better one. The gradient by the inputs of a first layer is measured
 though training needs none. The second table is inference through convolution, ReLU and pooling:
-whole batches one step after the other, and tiles of samples that are pooled at once.
+whole batches one step after the other, and tiles of samples that are pooled at once. The third is
+training, forward and backward, through a ``Convolution`` and a ``Pooling``, and through one
+``Convolution(pooling=...)``: samples a second, and the memory at its peak.
 """
 
 import statistics
+import tracemalloc
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from deepstrata.ops import convolution, fused, kernels, pooling
+from deepstrata.ops import chain, convolution, fused, initial, kernels, pooling
 from deepstrata.ops.backend import Scratch
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.fused import Fused
 from deepstrata.ops.partials import Into
 from deepstrata.ops.pooling import Pool
 from deepstrata.ops.windows import Geometry, geometry, output_shape
+from deepstrata.schemas.keys import Key
+from deepstrata.schemas.layers import Convolution, Pooling
+from deepstrata.schemas.shapes import shapes_through
 from tests.benchmarks import measuring
 from tests.benchmarks.measuring import Contender, Rates, timed
 
@@ -186,6 +192,47 @@ def inference(layer: Layer, samples: int, quick: bool) -> dict[str, Contender]:
     return {"steps": repeated(steps, samples, quick), "tiles": repeated(tiles, samples, quick)}
 
 
+def training(layer: Layer, samples: int) -> dict[str, Callable[[], object]]:
+    """Return a pass up and one down, through pooling by halves in a layer of its own and within."""
+    halves, x = Pooling(size=(2, 2)), arrays(layer, samples)[0]
+    shape = {"maps": layer.maps, "kernel": (layer.kernel, layer.kernel), "padding": layer.padding}
+    alone, together = Convolution(**shape), Convolution(**shape, pooling=halves)
+
+    def passing(net: tuple[Any, ...]) -> Callable[[], object]:
+        shapes = shapes_through(net, x.shape[1:])
+        pairs = zip(net, shapes, strict=False)
+        params = [initial.fresh(own, taken, Key(0), "numpy") for own, taken in pairs]
+        delta = np.ones((samples, *shapes[-1]), np.float32)
+
+        def go() -> object:
+            at = chain.passes(len(net), np.arange(samples), Key(0), Scratch())
+            _, saved = chain.forward(net, params, x, at)
+            return chain.backward(net, params, saved, delta.copy(), at, below=True)
+
+        return go
+
+    return {"two layers": passing((alone, halves)), "one": passing((together,))}
+
+
+def peak(call: Callable[[], object]) -> float:
+    """Return the megabytes that a call takes at its peak."""
+    tracemalloc.start()
+    call()
+    found = tracemalloc.get_traced_memory()[1] / 1e6
+    tracemalloc.stop()
+    return found
+
+
+def trained(layer: Layer, samples: int, count: int, quick: bool) -> list[Any]:
+    """Return the rates of both ways, their ratio, and the peaks of both."""
+    calls = training(layer, samples)
+    rates = measuring.interleaved(
+        {name: repeated(call, samples, quick) for name, call in calls.items()}, count
+    )
+    medians = [statistics.median(rates[name]) for name in calls]
+    return [*medians, measuring.ratio(rates, "one", "two layers"), *map(peak, calls.values())]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     given = measuring.parser(__doc__, REPEATS).parse_args(argv)
@@ -201,6 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         medians = [statistics.median(rates[name]) for name in ("steps", "tiles")]
         rows.append([str(layer), *medians, measuring.ratio(rates, "tiles", "steps")])
     measuring.show(("samples/s through ReLU and max", "steps", "tiles", "tiles / steps"), rows)
+    head = ("samples/s of training", "two layers", "one", "one / two", "MB, two", "MB, one")
+    rows = [[str(one), *trained(one, samples, count, given.quick)] for one in layers]
+    measuring.show(head, rows)
     measuring.end()
 
 

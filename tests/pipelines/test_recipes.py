@@ -54,6 +54,15 @@ def test_mnist_comes_with_its_own_split(client: Client, out: str, shared_data) -
     has_what_others_published(done)
 
 
+def test_a_deep_net_is_grown_on_mnist(client: Client, out: str, shared_data) -> None:
+    short = {"grow.epochs": 1, "finetune.epochs": 1}
+    small = {f"grow.model.layers.{i}.units": 32 for i in range(3)}
+    pipeline = load_pipeline("deep-mnist", str(shared_data / "mnist")).replace(**short, **small)
+    done = run(pipeline, client, out=out)
+    assert done.metrics["test_error"] < 0.15
+    assert {f"grow/layer-{i}" for i in range(3)} < {n.path.strip("/") for n in done.history.leaves}
+
+
 def test_climate_codes_keep_their_times(client: Client, out: str, shared_data) -> None:
     data = shared_data / "air_temperature_zarr"
     pipeline = load_pipeline("rbm-climate", str(data)).replace(**{"pretrain.epochs": 2})

@@ -16,6 +16,7 @@ from deepstrata.schemas.datasets import (
     Variable,
     ZarrSource,
 )
+from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.layers import Dense, Softmax
 from deepstrata.schemas.models import (
     DBN,
@@ -42,7 +43,6 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
-    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -54,6 +54,7 @@ from deepstrata.schemas.stages import (
     Standardise,
 )
 from deepstrata.schemas.strategies import LocalSteps, Synchronous
+from deepstrata.schemas.training import EarlyStopping
 
 PIPELINE = Pipeline(
     name="p",
@@ -133,6 +134,23 @@ TRAINING = {
     "checkpoint_rounds": MAYBE | COUNTS,
     "monitor": st.integers(0, 1000),
 }
+
+
+@st.composite
+def growing(draw: st.DrawFn) -> DiscriminativePretrain:
+    units = draw(st.lists(COUNTS, min_size=2, max_size=4))
+    layers = (*(Dense(units=n) for n in units), Softmax(classes=draw(COUNTS)))
+    each = st.tuples(*(OPTIMISERS for _ in units))
+    return draw(
+        st.builds(
+            DiscriminativePretrain,
+            model=st.sampled_from([Network(layers=layers), DBN(layers=layers)]),
+            optimiser=OPTIMISERS | each,
+            **TRAINING,
+        )
+    )
+
+
 VARIABLES = st.builds(
     Variable,
     name=TEXT,
@@ -247,7 +265,8 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     trained = [*draw(st.lists(dictionaries | SOLVES, max_size=1)), draw(pretrains())]
     trained += draw(
         st.lists(
-            st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),
+            growing()
+            | st.builds(FineTune, model=MAYBE | stacks(), optimiser=OPTIMISERS, **TRAINING),
             max_size=2,
         )
     )

@@ -23,7 +23,6 @@ from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
-    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -35,6 +34,7 @@ from deepstrata.schemas.stages import (
     Standardise,
 )
 from deepstrata.schemas.strategies import LocalSteps, Synchronous
+from deepstrata.schemas.training import EarlyStopping
 
 SOURCE = ZarrSource(path="air.zarr", features="air", labels="kind")
 STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))

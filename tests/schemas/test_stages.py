@@ -23,7 +23,6 @@ from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (
     Apply,
     CrossDomain,
-    EarlyStopping,
     Encode,
     Evaluate,
     FineTune,
@@ -36,6 +35,7 @@ from deepstrata.schemas.stages import (
     Standardise,
     Transfer,
 )
+from deepstrata.schemas.training import EarlyStopping
 
 STACK = DBN(layers=(RBM(hidden=4), RBM(hidden=3), Softmax(classes=2)))
 STAGES = [
