@@ -30,7 +30,7 @@ class _Kind(NamedTuple):
 
 KINDS = {
     "squared_error": _Kind("Reconstruction error", "squared, summed over a sample"),
-    "loss": _Kind("Loss", "cross-entropy, nats per sample"),
+    "loss": _Kind("Loss", "what is minimised, per sample"),
     "error": _Kind("Errors", "% of samples misclassified", True),
     "learning_rate": _Kind("Learning rate", "when a round begins"),
 }
