@@ -120,16 +120,16 @@ def _of_samples(
     """Return the components by the method of snapshots, in one graph."""
     graph = Graph()
     whole = [Shard(i, run[0].start, run[-1].stop) for i, run in enumerate(runs)]
-    narrow = [context.feed.narrow(rows) for rows in whole]
+    read = [(context.feed.narrow(rows), run) for rows, run in zip(whole, runs, strict=True)]
     sizes = tuple(sum(context.counts[shard.index][0] for shard in run) for run in runs)
     blocks = [
-        graph.call(stage, (i, j), products_between, narrow[i], runs[i], narrow[j], runs[j], mean)
+        graph.call(stage, ("products", i, j), products_between, *read[i], *read[j], mean)
         for i in range(len(runs))
         for j in range(i, len(runs))
     ]
     shares = graph.call("snapshots", (), shares_of, components, sizes, *blocks)
     sums = [
-        graph.call("components", (i,), weighted, narrow[i], runs[i], mean, shares, i)
+        graph.call("components", (i,), weighted, *read[i], mean, shares, i)
         for i in range(len(runs))
     ]
     (root,) = graph.reduce("merge", (), pca.merge, sums)
