@@ -313,6 +313,19 @@ reconstruct.register(Net, network.reconstruct)
 
 
 @singledispatch
+def fill(model: Model, params: Tree, batch: Batch) -> Array:
+    """Return what a model makes of samples with values absent, which it sees as 0: (N, V)."""
+    return reconstruct(model, params, present(batch))
+
+
+@fill.register
+def _(model: SparseCoding, params: SparseCodingParams, batch: Batch) -> Array:
+    x = present(batch)
+    code = sparse_coding.codes(model, params, x, batch.mask)
+    return sparse_coding.decode(model, params, code, x.shape[1])
+
+
+@singledispatch
 def project_in_place(model: Trainable, params: Tree) -> None:
     """Bring parameters that were stepped or averaged back to where the model wants them.
 

@@ -50,6 +50,8 @@ class Context:
     visible: int
     coords: xr.Dataset
     """Coordinates along the sample dimension, for what is written."""
+    sample: xr.DataArray
+    """One sample without values: its dimensions, coordinates and attributes."""
     chain: str
     """Key of everything that training depends on so far: source, splits, scaling."""
     counts: tuple[tuple[int, int, int], ...] = ()

@@ -18,6 +18,7 @@ from deepstrata.pipelines.events import (
 )
 from deepstrata.pipelines.executor import Executor
 from deepstrata.pipelines.lowering import lower, save_final_model
+from deepstrata.pipelines.lowering.principal import check_components
 from deepstrata.schemas.errors import BadShardError
 from deepstrata.schemas.runs import CheckpointRecord, Digests, RunManifest, StageRecord
 from deepstrata.schemas.stages import Report
@@ -89,6 +90,7 @@ class Execution:
         """Run the stages over data that was inspected."""
         pipeline = self.manifest.pipeline
         check_validation(pipeline, context.counts)
+        check_components(context)
         context.chain = digest_of(context.chain, data_digest)
         for stage in pipeline.stages:
             if not isinstance(stage, Report):
@@ -112,6 +114,7 @@ class Execution:
             grid=opened.grid,
             visible=opened.visible,
             coords=opened.coords,
+            sample=opened.sample,
             chain=stage_digest(pipeline.source, str(pipeline.seed), stage_digest(split)),
             records=list(self.done.values()),
         )

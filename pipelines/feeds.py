@@ -169,6 +169,15 @@ def read(feed: Feed, shard: Shard, wanted: tuple[str, ...] | None = None) -> dic
     return values
 
 
+def presence(columns: Columns, values: dict[str, Any]) -> Array | None:
+    """Return which values of the features are there, bool and shaped like them; None if all are."""
+    mask = None if columns.mask is None else values[columns.mask].astype(bool)
+    if columns.missing == "refuse":
+        return mask
+    there = ~np.isnan(values[columns.features])
+    return there if mask is None else there & mask
+
+
 def training_labels(feed: Feed, shard: Shard) -> tuple[Array, Array]:
     """Return labels and global rows, (N,) int64, of a shard's training samples."""
     name, by = feed.columns.labels, feed.split.by if feed.split else None
@@ -310,9 +319,8 @@ def _prepare(
         stored = feed.stored.read(shard.start, shard.stop, (STORED,))[STORED]
         return np.ascontiguousarray(stored[rows]), None, None
     columns = feed.columns
-    mask = None
-    if columns.mask is not None:
-        mask = preprocess.flatten(values[columns.mask][rows]).astype(bool)
+    there = presence(columns, values)
+    mask = None if there is None else preprocess.flatten(there[rows])
     x = preprocess.flatten(values[columns.features][rows])
     scaling: tuple[Affine, ...] = tuple(saved.load() for saved in feed.affine)
     if small and mask is None and preprocess.is_small(x):

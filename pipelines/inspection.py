@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deepstrata.ops import preprocess
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.feeds import Feed
 from deepstrata.pipelines.meter import measure
@@ -33,6 +34,10 @@ class Inspected(NamedTuple):
     """Why the shard takes no part, if it does not."""
     counting: tuple[int, ...] = (0, 0, 0)
     """Samples of each part whose weight is not 0, and that have a target where there are any."""
+    present: tuple[int, int, int] | None = None
+    """Values of the features in each part that are there; None where all are."""
+    hidden: tuple[int, ...] = ()
+    """Samples, by their rows, of which no value is there."""
 
 
 #: Stands for the content of a shard that takes no part: why it does not is no part of a result.
@@ -64,13 +69,23 @@ def inspect(feed: Feed, shard: Shard, skip: bool = False) -> Inspected:
                 raise
             before = next((k.checksums for k in feed.known if k.shard == shard), {})
             return Inspected((0, 0, 0), SKIPPED, -1, before, str(error))
-        largest = _check_values(feed, shard, values)
+        there = feeds.presence(feed.columns, values)
+        largest = _check_values(feed, shard, values, there)
         codes = feeds.codes_of(feed, shard, values)
         counts = _counts(codes)
         _, weights = feeds.supervision(feed, values, np.arange(shard.rows))
         counting = counts if weights is None else _counts(codes[weights > 0.0])
         sums = {name: checksum(array) for name, array in values.items()}
-        return Inspected(counts, digest(values), largest, sums, counting=counting)
+        found = Inspected(counts, digest(values), largest, sums, counting=counting)
+        return found if there is None else _with_presence(found, shard, there, codes)
+
+
+def _with_presence(found: Inspected, shard: Shard, there: Array, codes: Array) -> Inspected:
+    """Add how many values of each part are there, and the samples of which none is."""
+    counts = preprocess.flatten(there).sum(axis=1)
+    hidden = tuple((shard.start + np.flatnonzero(counts == 0)).tolist())
+    train, validation, test = (int(counts[codes == i].sum()) for i in range(len(PARTS)))
+    return found._replace(present=(train, validation, test), hidden=hidden)
 
 
 def _counts(codes: Array) -> tuple[int, int, int]:
@@ -79,10 +94,9 @@ def _counts(codes: Array) -> tuple[int, int, int]:
     return train, validation, test
 
 
-def _check_values(feed: Feed, shard: Shard, values: dict[str, Any]) -> int:
+def _check_values(feed: Feed, shard: Shard, values: dict[str, Any], mask: Array | None) -> int:
     """Check what is read of samples; return the largest label, -1 without any."""
     columns = feed.columns
-    mask = values[columns.mask].astype(bool) if columns.mask else None
     check_finite(columns.features, values[columns.features], mask, shard.start, "dataset")
     for declared in feed.ranges:
         if declared.name in values:

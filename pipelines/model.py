@@ -220,7 +220,9 @@ class TrainedEncoder:
         return _by_samples(array, dims, sizes, lambda x: function(self._prepare(x)))
 
     def _prepare(self, x: Any) -> Any:
-        return preprocess.apply(self.affine, np.ascontiguousarray(x, dtype=np.float32))
+        x = preprocess.apply(self.affine, np.ascontiguousarray(x, dtype=np.float32))
+        # What was absent in training was 0 after scaling, too.
+        return np.where(np.isnan(x), np.float32(0), x) if self.info.missing == "absent" else x
 
     def _features(self, data: xr.Dataset | xr.DataArray) -> xr.DataArray:
         name = self.info.features

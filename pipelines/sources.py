@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
+import numpy as np
 import xarray as xr
 
 from deepstrata.ops.backend import Backend
@@ -13,6 +14,7 @@ from deepstrata.pipelines.context import Context, digest_of, each_shard, stage_d
 from deepstrata.pipelines.events import Notice, Observer, StageFinished, StageStarted
 from deepstrata.pipelines.feeds import Feed, Known
 from deepstrata.pipelines.inspection import Inspected
+from deepstrata.pipelines.report.numbers import coordinate
 from deepstrata.schemas.datasets import DatasetSource, FileSource, Source, Variable, ZarrSource
 from deepstrata.schemas.errors import DataError, DeclarationError, SchemaError
 from deepstrata.schemas.keys import Key, fold
@@ -43,6 +45,15 @@ class Opened(NamedTuple):
         for length in self.columns.feature_shape:
             size *= length
         return size
+
+    @property
+    def sample(self) -> xr.DataArray:
+        """One sample without values: dimensions, coordinates, name and attributes."""
+        whole = self.dataset[self.columns.features]
+        dims, shape = self.columns.feature_dims, self.columns.feature_shape
+        coords = {name: c for name, c in whole.coords.items() if c.dims and set(c.dims) <= {*dims}}
+        blank = np.broadcast_to(np.float32(np.nan), shape)
+        return xr.DataArray(blank, coords, dims, self.columns.features, whole.attrs)
 
     @property
     def coords(self) -> xr.Dataset:
@@ -256,7 +267,18 @@ def _found_before(url: str, key: str) -> list[Inspected]:
         return []  # it is made anew
     if content.get("key") != key:
         return []
-    return [Inspected(tuple(c), *rest) for c, *rest in content["shards"]]
+    return [_inspected(*shard) for shard in content["shards"]]
+
+
+def _inspected(counts: Any, *rest: Any) -> Inspected:
+    """Return what was found in a shard, as JSON holds it."""
+    found = Inspected(tuple(counts), *rest)
+    present = None if found.present is None else tuple(found.present)
+    return found._replace(
+        counting=tuple(found.counting),
+        present=present,  # type: ignore[arg-type]
+        hidden=tuple(found.hidden),
+    )
 
 
 def _known(grid: Sequence[Shard], found: Sequence[Inspected]) -> tuple[Known, ...]:
@@ -283,6 +305,7 @@ def _take(context: Context, found: list[Inspected]) -> None:
             "the training part has no samples; "
             + ("shards that cannot be read are skipped" if skipped else "see the split stage")
         )
+    _check_presence(context, found)
 
 
 def _totals(context: Context, found: list[Inspected]) -> dict[str, float]:
@@ -292,6 +315,48 @@ def _totals(context: Context, found: list[Inspected]) -> dict[str, float]:
     if skipped:
         metrics |= {"skipped_shards": float(len(skipped)), "skipped_samples": float(sum(skipped))}
     return metrics
+
+
+def _check_presence(context: Context, found: list[Inspected]) -> None:
+    """Check that something is there to learn from, and something of every sample.
+
+    Raises
+    ------
+    DataError
+        Everything is absent in the variable, in the training part, or in a sample.
+    """
+    present = [f.present for f in found if f.present is not None]
+    if not present:
+        return
+    where, hides = f"variable {context.feed.columns.features!r}", _hiding(context.feed.columns)
+    if not any(map(any, present)):
+        raise DataError(f"{where}: every value is {hides}: there is nothing to learn from")
+    if not any(train for train, *_ in present):
+        raise DataError(
+            f"{where}, training part: every value of its {context.total(0):,} samples is {hides}; "
+            "split otherwise, so that there is something to learn from"
+        )
+    hidden = [row for f in found for row in f.hidden]
+    if hidden:
+        raise DataError(
+            f"{where}, sample {_named_row(context, hidden[0])}: every value of it is {hides}, as "
+            f"in {len(hidden):,} of {context.grid[-1].stop:,} samples; leave such samples out, as "
+            "with xarray's dropna(dim, how='all')"
+        )
+
+
+def _hiding(columns: Columns) -> str:
+    """Say what makes a value absent."""
+    ways = ["NaN"] if columns.missing == "absent" else []
+    return " or ".join([*ways, *([f"hidden by the mask {columns.mask!r}"] if columns.mask else [])])
+
+
+def _named_row(context: Context, row: int) -> str:
+    """Return the number of a sample, and its coordinate where it has one: ``7 (time=2010-08)``."""
+    dim = context.feed.columns.sample_dim
+    if dim not in context.coords.coords:
+        return str(row)
+    return f"{row} ({dim}={coordinate(context.coords[dim][row].values)})"
 
 
 def _check_labels(context: Context, found: list[Inspected]) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepstrata.ops import models, pretraining, updown
+from deepstrata.ops import models, preprocess, pretraining, updown
 from deepstrata.ops.partials import Batch
 from deepstrata.pipelines import feeds
 from deepstrata.pipelines.context import Context, TrainedModel
@@ -10,6 +10,8 @@ from deepstrata.pipelines.history import history_tree
 from deepstrata.pipelines.planning import plan
 from deepstrata.pipelines.report import Report, write_report
 from deepstrata.pipelines.report.classes import LARGEST_TABLE
+from deepstrata.pipelines.report.maps import Maps, grid_of
+from deepstrata.pipelines.report.numbers import coordinate
 from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas import stages
 from deepstrata.schemas.keys import fold
@@ -28,6 +30,7 @@ from deepstrata.storage.splits import PARTS
 
 CODES = 1500  #: codes drawn as points, ...
 CODE_SHARDS = 32  #: ... from so many shards, evenly along the samples
+MAPS = 4  #: samples drawn as maps
 GENERATED = 12  #: samples of a class, at most, ...
 SWEEPS = 300  #: ... after so many Gibbs sweeps
 
@@ -52,12 +55,13 @@ def gather(run: str, manifest: RunManifest, context: Context, stage: stages.Repo
     )
     if learned:
         best = learned[-1]
-        made = models.reconstruct(best.model, best.params.load(), batch.x)
+        made = models.fill(best.model, best.params.load(), batch)
         report = report._replace(
-            filters=_filters(context, learned[0], stage.examples),
-            inputs=_picture(context, batch.x),
-            reconstructions=_picture(context, made),
+            filters=_filters(context, learned[0], stage.examples, _ever_present(batch)),
+            inputs=_picture(context, _shown(batch)),
+            reconstructions=_picture(context, np.where(_ever_present(batch), made, np.nan)),
             reconstructions_of=where,
+            maps=_maps(context, batch, made),
         )
     else:
         report = report._replace(filters=_first_layer(context, stage.examples))
@@ -103,16 +107,56 @@ def _examples(context: Context, count: int) -> tuple[Batch, str]:
 
 
 def _picture(context: Context, x: Array) -> Array:
-    """Give rows of features the shape of a sample."""
-    shape = context.feed.columns.feature_shape
-    return np.asarray(x).reshape(len(x), *(shape or (-1,)))
+    """Give rows of features the shape of a sample; north is up, where that is known."""
+    shape, grid = context.feed.columns.feature_shape, grid_of(context.sample)
+    samples = np.asarray(x).reshape(len(x), *(shape or (-1,)))
+    return samples if grid is None else grid.oriented(samples)
 
 
-def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple[str, Array], ...]:
+def _shown(batch: Batch) -> Array:
+    """Return samples with NaN where a value is absent."""
+    return batch.x if batch.mask is None else np.where(batch.mask, batch.x, np.float32(np.nan))
+
+
+def _ever_present(batch: Batch) -> Array:
+    """Return which features are present in any of some samples, (V,); all are without a mask."""
+    there = np.ones(batch.x.shape, bool) if batch.mask is None else batch.mask
+    return there.any(axis=0)
+
+
+def _maps(context: Context, batch: Batch, made: Array) -> Maps | None:
+    """Return some samples beside what was made of them, if they lie on a map."""
+    grid = grid_of(context.sample)
+    if grid is None:
+        return None
+    some = np.unique(np.linspace(0, len(batch.rows) - 1, MAPS).round().astype(int))
+    affine = tuple(saved.load() for saved in context.feed.affine)
+    fields = [
+        _picture(context, np.where(there, preprocess.undo(affine, x[some]), np.float32(np.nan)))
+        for x, there in (
+            (batch.x, np.isfinite(_shown(batch)[some])),
+            (made, _ever_present(batch)),
+        )
+    ]
+    titles = tuple(_title(context, int(row)) for row in batch.rows[some])
+    return Maps(grid, titles, fields[0], fields[1], str(context.sample.attrs.get("units", "")))
+
+
+def _title(context: Context, row: int) -> str:
+    """Return a sample's coordinate, or its number where it has none."""
+    dim = context.feed.columns.sample_dim
+    found = context.coords[dim][row].values if dim in context.coords.coords else row
+    return coordinate(found)
+
+
+def _filters(
+    context: Context, trained: TrainedModel, count: int, there: Array
+) -> tuple[tuple[str, Array], ...]:
     """Return, for the hidden units with the largest weights, what each looks for in a sample.
 
     Units of higher layers are drawn as the sum of the filters below, weighted by their weights. Of
-    convolutions the filters of the lowest are drawn.
+    convolutions the filters of the lowest are drawn. Features that are not ``there`` have weights
+    that nothing was learned of.
     """
     kernels = _kernels(trained, count)
     if kernels:
@@ -122,7 +166,8 @@ def _filters(context: Context, trained: TrainedModel, count: int) -> tuple[tuple
         if seen is not None and own.shape[1] != len(seen):
             break  # a layer without weights lies between
         seen = own if seen is None else own @ seen
-        found.append((f"layer {i + 1}", _picture(context, _strongest(seen, count))))
+        drawn = np.where(there, _strongest(seen, count), np.float32(np.nan))
+        found.append((f"layer {i + 1}", _picture(context, drawn)))
     return tuple(found)
 
 

@@ -111,12 +111,20 @@ class _Source(Declaration):
     that learns labels or targets, and in measures of one; 1 each by default."""
     mask: str | None = None
     """Variable shaped like the features, true where a value is present."""
+    missing: Literal["refuse", "absent"] = "refuse"
+    """What NaN among the features means, and what CF unpacking makes of a fill value: an error, or
+    a value that is not there. It is then masked in every stage, and so is what ``mask`` hides."""
     sample_dim: str | None = None
     """Dimension that counts samples; the first dimension of the features by default."""
     rows_per_shard: PositiveInt | None = None
     """Least samples of a shard, in whole chunks; by default one chunk (or one Zarr v3 shard)."""
     expected: DatasetSchema | None = None
     """Checked against what is opened, before anything runs."""
+
+    @property
+    def masked(self) -> bool:
+        """Whether some values of a sample may be absent."""
+        return self.mask is not None or self.missing == "absent"
 
     @property
     def named(self) -> tuple[str, ...]:

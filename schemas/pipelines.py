@@ -11,6 +11,7 @@ from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.models import (
     MSDA,
+    RBM,
     Autoencoder,
     GenerativeDBN,
     Layered,
@@ -94,6 +95,8 @@ class Pipeline(Document):
             self._check_columns(stage)
             if isinstance(stage, Fitting) and decides(stage):
                 self._check_validation(stage)
+            if isinstance(stage, Pretrain) and self.source.masked:
+                _check_chains(stage)
         self._check_outputs()
         return self
 
@@ -216,6 +219,11 @@ class Pipeline(Document):
             raise ValueError(
                 f"stage {stage.name!r}: an MSDA neither classifies nor reconstructs; measure what "
                 "its codes are worth with CrossDomain(domain=...)"
+            )
+        if stage.gaps is not None and classifies(model):
+            raise ValueError(
+                f"stage {stage.name!r}: gaps={stage.gaps} measures how a model fills in values, "
+                "and this one tells classes apart; leave gaps out"
             )
         start = self.start_of(stage)
         if isinstance(start, Transfer) and not classifies(model):
@@ -355,6 +363,16 @@ class Pipeline(Document):
         for step in steps[:-1]:
             place = place[_index(place, step, path)]
         place[_index(place, steps[-1], path)] = value
+
+
+def _check_chains(stage: Pretrain) -> None:
+    """Refuse what cannot learn from samples with values that are absent."""
+    first = stage.pretrained[0]
+    if isinstance(first, RBM) and first.persistent:
+        raise ValueError(
+            f"stage {stage.name!r}: an RBM with persistent=True takes no mask, and the source has "
+            "values that are absent; set persistent=False"
+        )
 
 
 def _depth(start: Start | None, model: Model) -> int:

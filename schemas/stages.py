@@ -91,7 +91,10 @@ class Scale(NamedStage):
 
 
 class Standardise(NamedStage):
-    """Subtract the mean and divide by the standard deviation of the training part."""
+    """Subtract the mean and divide by the standard deviation of the training part.
+
+    Only values that are present count. A feature of which training has none stays as it is.
+    """
 
     kind: Literal["standardise"] = "standardise"
     per: Literal["feature", "dataset"] = "feature"
@@ -321,6 +324,10 @@ class Evaluate(NamedStage):
     pca: PositiveInt | None = None
     """Components of a principal component analysis of the training part whose squared error is
     measured beside the model's."""
+    gaps: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the values present that are hidden, drawn by key, to measure how well they are
+    filled in: ``gap_squared_error``, the mean over hidden values; with ``pca`` beside it that of
+    its components, fitted to what is left, and of the training mean, ``gap_variance``."""
 
 
 class Encode(NamedStage):

@@ -7,7 +7,7 @@ where xarray is asked for them.
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -42,6 +42,8 @@ class Columns(NamedTuple):
     """Of the features, as a reader sees them."""
     classes: int | None
     """Number of classes where the labels say so themselves (CF ``flag_values``)."""
+    missing: Literal["refuse", "absent"] = "refuse"
+    """What NaN among the features means."""
     targets: str | None = None
     target_dims: tuple[str, ...] = ()
     """Dimensions of the targets but for the samples', in their order; and their lengths:"""
@@ -258,6 +260,12 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
         raise SchemaError(f"{where}: features {source.features!r}: a single number, no dimensions")
     sample_dim = source.sample_dim or str(features.dims[0])
     _check_numbers("features", source.features, features, sample_dim, where)
+    if source.missing == "absent" and features.dtype.kind != "f":
+        raise SchemaError(
+            f"{where}: features {source.features!r}: missing='absent' takes floats, of which NaN "
+            f"is missing, found {features.dtype}; name a mask variable (source.mask), or leave it "
+            "out"
+        )
     labels = None
     if source.labels is not None:
         labels = _named(dataset, source.labels, "labels", where)
@@ -288,6 +296,7 @@ def resolve(source: Source, dataset: xr.Dataset) -> Columns:
         feature_dims=dims,
         dtype=str(features.dtype.newbyteorder("=")),
         classes=None if labels is None else _classes(labels.attrs),
+        missing=source.missing,
         targets=source.targets,
         target_dims=target_dims,
         target_shape=tuple(int(targets.sizes[dim]) for dim in target_dims),

@@ -1,6 +1,6 @@
 """Trained models on disk: ``weights.safetensors`` and ``model.json``, usable without the run."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class ModelInfo(Document):
     """Name of the variable that the model reads."""
     feature_dims: tuple[str, ...]
     feature_shape: tuple[int, ...]
+    missing: Literal["refuse", "absent"] = "refuse"
+    """Whether NaN among the features means a value that is not there."""
     labels: str | None = None
     targets: str | None = None
     """Name of the variable that the model predicts; its dimensions but for the samples' follow."""

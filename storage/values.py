@@ -49,10 +49,12 @@ def check_finite(
         return
     first = _first(bad)
     found = values[first][bad[first]].flat[0]
+    absent = "missing='absent' if NaN stands for a value that is missing, or "
     hint = (
-        "declare a mask variable for missing values (source.mask), or fill them in an Apply stage"
+        f"declare {absent if np.isnan(found) else ''}a mask variable (source.mask), "
+        "or fill them in an Apply stage"
         if mask is None
-        else f"the mask calls {'them' if bad.sum() > 1 else 'it'} present"
+        else f"{'they count' if bad.sum() > 1 else 'it counts'} as present"
     )
     raise DataError(
         f"{where}: variable {name!r}, rows {start} to {start + len(values)}: {int(bad.sum())} "

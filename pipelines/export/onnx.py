@@ -182,6 +182,8 @@ def to_onnx(encoder: TrainedEncoder) -> onnx.ModelProto:
     for shift, divisor in encoder.affine:
         x = graph.call("Sub", x, graph.constant(shift))
         x = graph.call("Div", x, graph.constant(divisor))
+    if info.missing == "absent":
+        x = graph.call("Where", graph.call("IsNaN", x), graph.number(0.0), x)
     found = outputs(info.model, encoder.params, x, info.visible, graph)
     for name, inside in found.items():
         graph.nodes.append(helper.make_node("Identity", [inside], [name], name))

@@ -307,6 +307,7 @@ def save_final_model(context: Context, path: str) -> str:
         features=columns.features,
         feature_dims=columns.feature_dims,
         feature_shape=columns.feature_shape,
+        missing=columns.missing,
         labels=columns.labels,
         pipeline=context.pipeline.name,
         **_targets_of(last.model, columns),

@@ -88,6 +88,7 @@ def _(stage: Scale | Standardise, context: Context) -> StageRecord:
     if isinstance(stage, Standardise):
         found = _statistics(stage, context, whole=not per_feature)
         spread = np.sqrt(moments.variance(found)) + stage.epsilon
+        spread[found.n == 0] = 1.0  # what training never shows is left as it is
         _affine(stage, context, moments.mean(found).reshape(shape), spread.reshape(shape))
     else:
         low, high = stage.minimum, stage.maximum

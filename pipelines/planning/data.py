@@ -19,7 +19,7 @@ from deepstrata.schemas.datasets import FileSource, Variable, ZarrSource
 from deepstrata.schemas.errors import BadShardError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.pipelines import Pipeline
-from deepstrata.schemas.stages import CrossDomain, Split
+from deepstrata.schemas.stages import Apply, CrossDomain, Split
 from deepstrata.storage import layout, stores
 from deepstrata.storage.covering import covered, decoded_rows
 from deepstrata.storage.ingest import describe_source
@@ -76,6 +76,9 @@ class Data(NamedTuple):
     columns: tuple[Column, ...]
     """Features first; then mask, labels, targets, weights and what the split reads."""
     masked: bool
+    """Whether a sample in memory has a mask: a variable's, or of values that are NaN."""
+    inputs: int
+    """How many columns, from the first, only the lowest layer reads: features and mask."""
     counts: tuple[tuple[int, int, int], ...]
     exact: bool
     """Whether the counts are known: a split by a variable is not, before it is read."""
@@ -114,7 +117,7 @@ class Data(NamedTuple):
         """
         chosen = list(range(len(self.grid)) if shards is None else shards)
         rows = sum(self.grid[i].rows for i in chosen)
-        columns = self.columns if features else self.columns[1 + self.masked :]
+        columns = self.columns if features else self.columns[self.inputs :]
         columns = tuple(c for c in columns if supervised or not c.supervises)
         decoded = [sum(c.decoded[i] for i in chosen) for c in columns]
         pairs = list(zip(columns, decoded, strict=True))
@@ -164,8 +167,13 @@ def _of_files(pipeline: Pipeline) -> Data:
     rows = layout.choose(samples, visible * itemsize).shard_rows
     grid = shard_grid(samples, rows, source.rows_per_shard)
     decoded = tuple(float(shard.rows) for shard in grid)
+    names = _names(pipeline, sources.split_of(pipeline))
+    if any(isinstance(stage, Apply) for stage in pipeline.stages):
+        # What a function adds beside the features is not there before it.
+        there = {variable.name for variable in schema.variables}
+        names = [name for name in names if name in {source.features, source.mask, *there}]
     columns, supervising = [], 0
-    for name in _names(pipeline, sources.split_of(pipeline)):
+    for name in names:
         _, width, itemsize = _lengths(schema.variable(name, where))
         inner = layout.inner_rows(rows, width * itemsize)
         unit, row = inner * width * itemsize, width * itemsize
@@ -174,8 +182,18 @@ def _of_files(pipeline: Pipeline) -> Data:
         supervising += width * supervises
         columns.append(Column(name, row, row, decoded, unit, inner, supervises, small))
     path = None if source.path is None else stores.absolute(source.path)
-    masked = source.mask is not None
-    return Data(grid, visible, tuple(columns), masked, (), True, path, supervising=supervising)
+    inputs = 1 + (source.mask is not None)
+    return Data(
+        grid,
+        visible,
+        tuple(columns),
+        source.masked,
+        inputs,
+        (),
+        True,
+        path,
+        supervising=supervising,
+    )
 
 
 def _names(pipeline: Pipeline, split: Split | None) -> list[str]:
@@ -205,7 +223,8 @@ def _of_store(pipeline: Pipeline, split: Split | None, data: Any) -> Data:
         grid=opened.grid,
         visible=opened.visible,
         columns=columns,
-        masked=opened.columns.mask is not None,
+        masked=pipeline.source.masked,
+        inputs=1 + (opened.columns.mask is not None),
         counts=(),
         exact=True,
         source=place,

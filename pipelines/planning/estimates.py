@@ -12,6 +12,7 @@ from deepstrata.pipelines.context import PASS_SHARDS
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.lowering.fitting import stores_activations
+from deepstrata.pipelines.lowering.principal import RUN_BYTES, snapshot_runs
 from deepstrata.pipelines.lowering.solving import RUNS, runs_of
 from deepstrata.pipelines.planning import memory
 from deepstrata.pipelines.planning.data import Data, Reading, look
@@ -35,6 +36,7 @@ from deepstrata.schemas.stages import (
     Evaluate,
     FineTune,
     Fitting,
+    Part,
     Pretrain,
     Report,
     Scale,
@@ -50,6 +52,7 @@ from deepstrata.schemas.trees import nbytes
 from deepstrata.storage import stores
 from deepstrata.storage.splits import PARTS, learned_counts
 
+TRAIN: tuple[Part, ...] = ("train",)
 LARGEST_CHOICE = 8  #: times the declared buffer that is shown beside it
 
 
@@ -382,10 +385,13 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
     model = pipeline.model_of(stage)
     width, supervised = models.code_width(model, found.visible, None), is_supervised(model)
     peak = memory.coding_peak(found, model, width, supervised)
-    names = list(stage.parts)
+    names, pairs = list(stage.parts), 0
     if stage.pca is not None:
-        names += ["train", *stage.parts]
-        peak += 4 * 8 * found.visible**2  # products of features in float64, merged
+        runs = snapshot_runs(found.grid, found.counts, found.visible)
+        pairs = len(runs) * (len(runs) + 1) // 2
+        # Mean and products, or mean, each run with each, and components; then the parts.
+        names += [*stage.parts, *(2 + len(runs)) * TRAIN]
+        peak += memory.pca_peak(found, stage.pca, len(runs), RUN_BYTES)
     reading, shards = Reading(0, 0, 0), 0
     for part in map(PARTS.index, names):
         some = [i for i, counts in enumerate(found.counts) if counts[part]]
@@ -394,8 +400,8 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
         disk = None if None in (reading.disk, once.disk) else (reading.disk or 0) + (once.disk or 0)
         reading = Reading(reading.used + once.used, reading.decoded + once.decoded, disk)
         shards += len(some)
-    tasks = 2 * shards + shards // FAN_IN + 1
-    graph = min(tasks, 3 * PASS_SHARDS)
+    tasks = 2 * shards + shards // FAN_IN + 1 + pairs
+    graph = max(min(tasks, 3 * PASS_SHARDS), pairs)
     return [Step(stage.name, shards, tasks=tasks, graph_tasks=graph, peak=peak, **_read(reading))]
 
 

@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from deepstrata.ops import fused, network
+from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.planning.data import Data
 from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
 from deepstrata.schemas.layers import Convolution
@@ -136,6 +137,16 @@ def solving_peak(data: Data, inputs: int, units: int, columns: int, subset: int,
         + 8 * data.shard_rows * (inputs + columns)
         + max((runs + 1) * sums, sums + solution)
     )
+
+
+def pca_peak(data: Data, components: int, runs: int, run_bytes: int) -> int:
+    """Return the bytes of sums for principal components: of features, or of ``runs`` of samples."""
+    if not runs:
+        return 4 * 8 * data.visible**2
+    samples = sum(train for train, *_ in data.counts)
+    run = max(run_bytes, 8 * data.shard_rows * data.visible)
+    # Two runs with a copy of each, all products with their eigenvectors, components merged.
+    return 4 * run + 4 * 8 * samples**2 + (FAN_IN + 1) * 8 * data.visible * components
 
 
 def svm_peak(data: Data, samples: int, model: Trainable, width: int) -> int:

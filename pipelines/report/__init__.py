@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from deepstrata.pipelines.report.maps import Maps
 from deepstrata.pipelines.report.transfer import Transfer
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.trees import Array
@@ -34,6 +35,8 @@ class Report(NamedTuple):
     """What the model made of ``inputs``; the same shape."""
     reconstructions_of: str = ""
     """Where ``inputs`` come from: ``test part``."""
+    maps: Maps | None = None
+    """Samples on latitudes and longitudes, drawn in place of ``inputs``."""
     generated: tuple[Array, ...] = ()
     """For each class, samples that the model makes of it."""
     confusion: Array | None = None

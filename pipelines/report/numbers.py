@@ -1,6 +1,9 @@
 """How numbers, sizes and times are written for people, on the terminal and in the report."""
 
 import math
+from typing import Any
+
+import numpy as np
 
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import Report
@@ -74,3 +77,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def coordinate(value: Any) -> str:
+    """Return a sample's coordinate: a time at midnight as its date, anything else as text."""
+    found = np.asarray(value)
+    if found.dtype.kind != "M":
+        return str(found)
+    return str(np.datetime_as_string(found, unit="m")).removesuffix("T00:00").replace("T", " ")

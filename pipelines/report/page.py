@@ -13,6 +13,7 @@ from deepstrata.pipelines.report import Report
 from deepstrata.pipelines.report.chart import line_chart
 from deepstrata.pipelines.report.classes import confusion_table, scatter
 from deepstrata.pipelines.report.curves import curves
+from deepstrata.pipelines.report.maps import map_rows
 from deepstrata.pipelines.report.markup import Markup, join, tag
 from deepstrata.pipelines.report.numbers import (
     duration,
@@ -183,7 +184,18 @@ def _columns(shape: tuple[int, ...]) -> int:
     return max(3, min(COLUMNS, round(COLUMNS * shape[1] / shape[2])))
 
 
+def _maps(report: Report) -> Markup:
+    if report.maps is None:
+        return Markup("")
+    what = f"{len(report.maps.titles)} samples"
+    of = f" of the {report.reconstructions_of}" if report.reconstructions_of else ""
+    note = f"{what}{of}; grey: no value to learn from"
+    return _section("Maps", tag("p", note, class_="note"), map_rows(report.maps))
+
+
 def _reconstructions(report: Report) -> Markup:
+    if report.maps is not None:
+        return Markup("")
     if report.inputs is None or report.reconstructions is None:
         return Markup("")
     inputs, outputs = report.inputs, report.reconstructions
@@ -356,6 +368,7 @@ PARTS: tuple[Callable[[Report], Markup], ...] = (
     _pipeline,
     _curves,
     _filters,
+    _maps,
     _reconstructions,
     _generated,
     _classes,

@@ -62,6 +62,13 @@ def image_grid(tiles: Array, colours: Colours, label: str, columns: int = COLUMN
     return tag("picture", tag("source", srcset=dark, media=media), image)
 
 
+def painted(values: Array, colours: Colours) -> tuple[str, str]:
+    """Return (y, x) values as images for a light and a dark page; NaN is transparent."""
+    shown = ~np.isnan(values)
+    light, dark = (_png(_paint(values, shown, name, colours)) for name in colours.maps)
+    return light, dark
+
+
 def _mosaic(tiles: Array, columns: int) -> tuple[Array, Array]:
     """Return the mosaic's values, and where it has any."""
     count, high, wide = tiles.shape

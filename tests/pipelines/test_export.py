@@ -206,6 +206,19 @@ def test_onnx_computes_the_same(case: str) -> None:
                 np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
 
 
+def test_what_is_absent_is_absent_in_onnx_too() -> None:
+    encoder = trained(*CASES["chain"])
+    info = encoder.info.model_copy(update={"missing": "absent"})
+    encoder = TrainedEncoder(info, encoder.params, encoder.affine)
+    x = samples(encoder)
+    x[:, 1] = np.nan
+    expected = wanted(encoder, x)
+    assert np.isfinite(expected[0]).all()
+    session = onnxruntime.InferenceSession(to_onnx(encoder).SerializeToString())
+    for ours, theirs in zip(expected, session.run(None, {"picture": x}), strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
+
+
 def test_spatial_layers_go_on_from_one_another_without_transposes() -> None:
     made = to_onnx(trained(*CASES["chain"]))
     kinds = [node.op_type for node in made.graph.node]

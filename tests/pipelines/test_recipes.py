@@ -9,6 +9,7 @@ from distributed import Client
 
 from deepstrata.pipelines.loading import load_pipeline
 from deepstrata.pipelines.recipes.digits_mnist16 import shrink
+from deepstrata.pipelines.recipes.ssts_climate import anomalies
 from deepstrata.pipelines.report.numbers import published
 from deepstrata.pipelines.run import Run, run
 from deepstrata.schemas.stages import Report
@@ -71,6 +72,41 @@ def test_climate_codes_keep_their_times(client: Client, out: str, shared_data) -
     assert done.codes.attrs["title"] == air.attrs["title"]
     again = done.model.encode(air.isel(time=slice(100, 110)))
     np.testing.assert_allclose(again, done.codes["code"][100:110], atol=1e-5)
+
+
+def test_sea_surface_temperatures_are_learned_around_the_land(
+    client: Client, out: str, shared_data
+) -> None:
+    data = str(shared_data / "ersst" / "ersst_v5_sst.mnmean.nc")
+    done = run(
+        load_pipeline("ssts-climate", data).replace(**{"pretrain.epochs": 2}), client, out=out
+    )
+    inspected = next(r for r in done.manifest.stages if r.name == "inspect")
+    assert inspected.metrics == {
+        "train_samples": 96, "validation_samples": 0, "test_samples": 32,
+    }  # fmt: skip
+    found = done.metrics
+    assert found["test_pca_gap_squared_error"] < 0.7 < found["test_gap_variance"]
+    assert found["train_gap_squared_error"] < found["train_gap_variance"]
+    assert done.codes["code"].shape == (128, 30)
+    assert np.isfinite(done.codes["code"]).all()
+    assert ">Maps</h2>" in Path(str(done.report)).read_text()
+
+
+def test_anomalies_are_those_of_xarray() -> None:
+    time = xr.date_range("2010-01-01", periods=40, freq="MS")
+    sst = np.random.default_rng(0).normal(size=(40, 3, 4)).astype(np.float32)
+    sst[:, 0, 0] = np.nan
+    sst[5, 1, 1] = np.nan
+    dataset = xr.Dataset({"sst": (("time", "lat", "lon"), sst, {"units": "degC"})}, {"time": time})
+    found = anomalies(dataset.chunk(time=16), variable="sst", until="2012-06")
+    months = dataset["sst"].groupby("time.month")
+    wanted = months - dataset["sst"][:30].groupby("time.month").mean()
+    xr.testing.assert_allclose(found["sst"].drop_vars("part"), wanted.drop_vars("month"), atol=1e-6)
+    assert found["sst"].chunks == ((16, 16, 8), (3,), (4,))
+    assert found["sst"].attrs["units"] == "degC"
+    assert found["sst"].dtype == np.float32
+    assert list(found["part"].values) == ["train"] * 30 + ["test"] * 10
 
 
 def test_reviews_are_read_by_domain_and_part(client: Client, out: str, tmp_path: Path) -> None:

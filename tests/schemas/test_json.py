@@ -164,6 +164,7 @@ COLUMNS = {
     "features": TEXT,
     "labels": TEXT,
     "mask": MAYBE | TEXT,
+    "missing": st.sampled_from(["refuse", "absent"]),
     "sample_dim": MAYBE | TEXT,
     "rows_per_shard": MAYBE | COUNTS,
     "expected": MAYBE
@@ -244,6 +245,11 @@ def pretrains(draw: st.DrawFn) -> Pretrain:
     return stage
 
 
+def _has_chains(stage: Any) -> bool:
+    """Tell whether a stage trains an RBM that takes no mask."""
+    return isinstance(stage, Pretrain) and getattr(stage.pretrained[0], "persistent", False)
+
+
 @st.composite
 def pipelines(draw: st.DrawFn) -> Pipeline:
     prepared = draw(st.lists(st.builds(Apply, function=st.just(math.floor), arguments=ARGUMENTS)))
@@ -265,11 +271,14 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
         )
     )
     parts = st.lists(st.sampled_from(["train", "validation", "test"]), min_size=1, max_size=3)
-    used = draw(st.lists(st.builds(Evaluate, parts=parts.map(tuple)), max_size=2))
+    used = draw(
+        st.lists(st.builds(Evaluate, parts=parts.map(tuple), pca=MAYBE | COUNTS), max_size=2)
+    )
     used += draw(st.lists(st.builds(CrossDomain, domain=TEXT, samples=COUNTS), max_size=1))
     used += draw(st.lists(st.builds(Encode, layer=MAYBE | st.just(0)), max_size=1))
     used += draw(st.lists(st.builds(Report, examples=COUNTS), max_size=1))
     stages = [*prepared, *trained, *used]
+    chains = any(_has_chains(stage) for stage in trained)
     taken = {*RESERVED, *Pipeline.model_fields}
     word = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,8}", fullmatch=True)
     names = draw(
@@ -282,7 +291,7 @@ def pipelines(draw: st.DrawFn) -> Pipeline:
     )
     return Pipeline(
         name=draw(st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)),
-        source=draw(SOURCES),
+        source=draw(SOURCES.filter(lambda source: not (chains and source.masked))),
         stages=tuple(
             type(stage)(**dict(stage) | {"name": name})
             for stage, name in zip(stages, names, strict=True)

@@ -392,3 +392,22 @@ def test_few_labels_need_a_model_that_learns_classes() -> None:
             source=ZarrSource(path="a.zarr", features="x"),
             stages=(FineTune(model=model, labelled=5),),
         )
+
+
+def test_gaps_need_a_model_that_makes_samples_again() -> None:
+    message = "stage 'evaluate': gaps=0.1 measures how a model fills in values"
+    for model in (STACK, GENERATIVE):
+        assert message in told(Pretrain(model=model), FineTune(), Evaluate(gaps=0.1))
+    Pipeline(name="p", source=SOURCE, stages=(Pretrain(model=RBM(hidden=2)), Evaluate(gaps=0.1)))
+
+
+@pytest.mark.parametrize("fields", [{"mask": "there"}, {"missing": "absent"}])
+def test_persistent_chains_take_no_mask(fields: dict[str, Any]) -> None:
+    source = ZarrSource(path="air.zarr", features="air", **fields)
+    chains = RBM(hidden=4, persistent=True)
+    for model in (chains, DBN(layers=(chains, RBM(hidden=2)))):
+        assert "an RBM with persistent=True takes no mask" in told(
+            Pretrain(model=model), source=source
+        )
+    above = DBN(layers=(RBM(hidden=4), chains))
+    Pipeline(name="p", source=source, stages=(Pretrain(model=above),))

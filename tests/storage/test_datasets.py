@@ -215,6 +215,13 @@ def test_a_dataset_without_samples_is_refused() -> None:
         resolve(DatasetSource(features="x"), xr.Dataset({"x": 1.0}))
 
 
+def test_only_floats_have_values_that_are_missing() -> None:
+    assert resolve(source(missing="absent"), example()).missing == "absent"
+    message = "features 'label': missing='absent' takes floats, .* found int64; name a mask"
+    with pytest.raises(SchemaError, match=message):
+        resolve(DatasetSource(features="label", missing="absent"), example())
+
+
 def test_what_is_expected_is_checked() -> None:
     def expected(**fields: Any) -> DatasetSource:
         wanted = {"name": "image", "dims": ("sample", "y", "x"), "dtype": "float32"} | fields
