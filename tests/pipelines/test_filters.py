@@ -54,7 +54,7 @@ NETS = {
         Rectification(),
         *TOP,
     ),
-    "rbm": (ConvolutionalRBM(maps=6, kernel=(3, 3)), *TOP),
+    "rbm": (ConvolutionalRBM(maps=6, kernel=(3, 3), weight_scale=0.5), *TOP),
     "autoencoder": (Autoencoder(encoder=(Convolution(maps=6, kernel=(3, 3)),), tied=True), *TOP),
 }
 
@@ -69,8 +69,9 @@ def pipeline(path: str, kind: str, *last: object, **pretrain: Any) -> Pipeline:
     return Pipeline(name="filters", source=dbn_pipeline(path).source, stages=stages, seed=3)
 
 
-def to_the_end() -> tuple[object, ...]:
-    tuned = FineTune(epochs=12, optimiser=SGD(learning_rate=0.1, momentum=0.9), strategy=STRATEGY)
+def to_the_end(kind: str) -> tuple[object, ...]:
+    optimiser = SGD(learning_rate=0.3 if kind == "rbm" else 0.1, momentum=0.9)
+    tuned = FineTune(epochs=12, optimiser=optimiser, strategy=STRATEGY)
     return tuned, Evaluate(), Encode(), Report()
 
 
@@ -78,7 +79,7 @@ def to_the_end() -> tuple[object, ...]:
 def test_filters_become_a_net_with_the_same_bits_on_one_worker_and_two(
     kind: str, bars_path: str, tmp_path: Path
 ) -> None:
-    declared, found = pipeline(bars_path, kind, *to_the_end()), []
+    declared, found = pipeline(bars_path, kind, *to_the_end(kind)), []
     for workers in (1, 2):
         with connect("local", workers=workers) as processes:
             found.append(run(declared, processes, out=str(tmp_path / str(workers))))
