@@ -10,6 +10,7 @@ Letters: N samples, P places, C channels, M maps; filters are (*kernel, C, M).
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 from deepstrata.ops import convolution, initial, layers, psd, sparse_coding
@@ -17,7 +18,7 @@ from deepstrata.ops.backend import Backend, Scratch, namespace, store
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.layers.spatial import geometry
-from deepstrata.ops.partials import Into, put
+from deepstrata.ops.partials import Batch, Into, add_stats, put, take
 from deepstrata.ops.preprocess import flatten
 from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.samples import sample_shape, shaped
@@ -28,6 +29,8 @@ from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Convolution
 from deepstrata.schemas.shapes import Shape, each, shape_after
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
+
+BLOCK = 100  #: samples whose codes are inferred at once where they are measured
 
 
 def _convolution(model: ConvolutionalPSD) -> Convolution:
@@ -82,6 +85,13 @@ def decode(model: ConvolutionalPSD, params: PSDParams, code: Array, visible: int
     shape = sample_shape(model, visible)
     code = namespace(code).reshape(code, (code.shape[0], *shape_after(model, shape)))
     return flatten(psd.synthesis(model, params, shape).decode(code, None))
+
+
+def evaluate(model: ConvolutionalPSD, params: PSDParams, batch: Batch) -> dict[str, float]:
+    """Return what ``psd.evaluate`` does, block by block: inference takes many codes' memory."""
+    starts = range(0, max(batch.x.shape[0], 1), BLOCK)
+    parts = [psd.evaluate(model, params, take(batch, i, i + BLOCK)) for i in starts]
+    return reduce(add_stats, parts)
 
 
 @psd.synthesis.register

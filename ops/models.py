@@ -350,7 +350,7 @@ evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
-evaluate.register(ConvolutionalPSD, psd.evaluate)
+evaluate.register(ConvolutionalPSD, convolutional_psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
 
 
