@@ -49,6 +49,9 @@ ABOVE = (
 )
 
 
+BEGINS = ("fresh", "learned")
+
+
 class Filters(NamedTuple):
     """How filters are learned."""
 
@@ -78,13 +81,13 @@ KINDS = {
 
 def pipeline(kind: str, labels: tuple[int, ...], data: str, seed: int, quick: bool) -> Pipeline:
     """Return the training of one kind of filters, and of a net with and without them."""
-    filters, epochs = KINDS[kind], 1 if quick else 3
+    filters, epochs = KINDS[kind], 1 if quick else 2
     net = Network(layers=(*filters.layers, *ABOVE), input_shape=(28, 28, 1))
     falling = Linear(start=filters.rate, end=filters.rate / 10, epochs=epochs)
     few: dict[str, Any] = {
-        "epochs": 1 if quick else 40,
+        "epochs": 1 if quick else 30,
         "optimiser": SGD(learning_rate=0.01, momentum=0.9),
-        "strategy": LocalSteps(batch=20, steps=50, shards=1, buffer=7),
+        "strategy": LocalSteps(batch=20, steps=50, shards=1, buffer=14),
         "monitor": 0,
     }
     stages: list[Any] = [
@@ -98,17 +101,16 @@ def pipeline(kind: str, labels: tuple[int, ...], data: str, seed: int, quick: bo
             monitor=200,
         ),
     ]
+    hows: tuple[dict[str, Any], ...] = ({"model": net}, {"start": "pretrain"})
     for count in labels:
-        for name, begin in (
-            (f"filters-{count}", {"start": "pretrain"}),
-            (f"fresh-{count}", {"model": net}),
-        ):
+        for begin, how in zip(BEGINS, hows, strict=True):
+            name = f"{begin}-{count}"
             stages += [
-                FineTune(name=f"train-{name}", labelled=count, **begin, **few),
+                FineTune(name=f"train-{name}", labelled=count, **how, **few),
                 Evaluate(name=name, start=f"train-{name}", parts=("test",)),
             ]
     source = FileSource(
-        format="idx", path=data, features="image", labels="label", rows_per_shard=10_000
+        format="idx", path=data, features="image", labels="label", rows_per_shard=5000
     )
     return Pipeline(name="filters", source=source, stages=tuple(stages), seed=seed)
 
@@ -121,14 +123,11 @@ def rows(client: Client, given: argparse.Namespace) -> Iterator[tuple[str, float
         for seed in range(given.seeds):
             declared = pipeline(kind, labels, given.data, seed, given.quick)
             done = run(declared, client, out=str(Path(given.out, f"{kind}-{seed}")))
-            for name, value in done.metrics.items():
-                if name.endswith("test_error"):
-                    found.setdefault(name, []).append(100 * value)
+            for record in done.manifest.stages:
+                if "test_error" in record.metrics:
+                    found.setdefault(record.name, []).append(100 * record.metrics["test_error"])
         for count in labels:
-            fresh, learned = (
-                statistics.mean(found[f"{name}-{count}_test_error"])
-                for name in ("fresh", "filters")
-            )
+            fresh, learned = (statistics.mean(found[f"{name}-{count}"]) for name in BEGINS)
             yield f"{kind}, {count} labels a class", fresh, learned
 
 
