@@ -298,6 +298,13 @@ def _(model: Net, visible: int, layer: int | None = None) -> int:
     return math.prod(input_shapes(model, visible)[layer + 1])
 
 
+def widest(model: Trainable, visible: int) -> int:
+    """Return the most numbers that a model's input, or a layer, has of a sample."""
+    if isinstance(model, Net):
+        return max(map(math.prod, input_shapes(model, visible)))
+    return max(visible, code_width(model, visible))
+
+
 @singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
     """Return class probabilities: (N, V) -> (N, K).

@@ -252,10 +252,11 @@ def _training(
     checkpoint = states * (weights.both + replicas * weights.params)
     mix = _mix(strategy, counts)
     places = min(strategy.shards, len(used))
+    widest = models.widest(model, visible)
 
     def peak(buffer: int) -> memory.Peak:
         return memory.training_peak(
-            found, weights, visible, strategy.batch, buffer, stage.monitor, states
+            found, weights, visible, widest, strategy.batch, buffer, stage.monitor, states
         )
 
     def whole(buffer: int) -> int:

@@ -58,9 +58,19 @@ def held_row_bytes(data: Data, visible: int) -> int:
 
 
 def training_peak(
-    data: Data, weights: Weights, visible: int, batch: int, buffer: int, monitor: int, states: int
+    data: Data,
+    weights: Weights,
+    visible: int,
+    widest: int,
+    batch: int,
+    buffer: int,
+    monitor: int,
+    states: int,
 ) -> Peak:
-    """Return the peak of a training that reads ``states`` past states."""
+    """Return the peak of a training that reads ``states`` past states.
+
+    No layer gives more than ``widest`` numbers of a sample.
+    """
     held = data.shard_rows * held_row_bytes(data, visible)
     reading = reading_bytes(data, max(data.visible, visible))
     hidden = weights.params // (4 * visible)
@@ -68,7 +78,7 @@ def training_peak(
         fixed=reading
         + (3 + states) * weights.both
         + 2 * monitor * held_row_bytes(data, visible)
-        + 32 * batch * max(visible, hidden),
+        + 32 * batch * max(visible, hidden, widest),
         # The group read ahead has been gathered before the last one of its parts is let go.
         place=(GROUPS_IN_FLIGHT + 1) * buffer * held + 4 * weights.both,
     )
