@@ -10,6 +10,7 @@ Letters: N samples, P places, C channels, M maps; filters are (*kernel, C, M).
 """
 
 import math
+from functools import reduce
 from typing import Any
 
 from deepstrata.ops import convolution, initial, layers, psd, sparse_coding
@@ -17,7 +18,7 @@ from deepstrata.ops.backend import Backend, Scratch, namespace, store
 from deepstrata.ops.dense import DenseParams
 from deepstrata.ops.layers import Pass
 from deepstrata.ops.layers.spatial import geometry
-from deepstrata.ops.partials import Into, put
+from deepstrata.ops.partials import Batch, Into, add_stats, put, take
 from deepstrata.ops.preprocess import flatten
 from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.samples import sample_shape, shaped
@@ -26,8 +27,10 @@ from deepstrata.schemas.convolutional import ConvolutionalPSD, as_convolution
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.shapes import Shape, shape_after
+from deepstrata.schemas.shapes import Shape, each, shape_after
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
+
+BLOCK = 100  #: samples whose codes are inferred at once where they are measured
 
 
 def _convolution(model: ConvolutionalPSD) -> Convolution:
@@ -44,14 +47,23 @@ def shapes(model: ConvolutionalPSD, visible: int) -> PSDParams:
 def init(model: ConvolutionalPSD, visible: int, key: Key, backend: Backend = "numpy") -> PSDParams:
     """Return fresh parameters; see ``models.init``.
 
-    The encoder begins with the dictionary's filters: a code predicts what it correlates with.
+    The encoder begins with the dictionary's filters, divided by the number of windows that see a
+    place: a code predicts its share of what it correlates with.
     """
-    shape = shapes(model, visible).dictionary.shape
-    atoms = sparse_coding.draw_atoms(model.maps, math.prod(shape[:-1]), key, backend)
+    shape = sample_shape(model, visible)
+    filters = layers.specs(model, shape).weights.shape
+    atoms = sparse_coding.draw_atoms(model.maps, math.prod(filters[:-1]), key, backend)
     xp = namespace(atoms)
-    dictionary = xp.reshape(store(atoms.T, xp.empty(atoms.T.shape, dtype=xp.float32)), shape)
+    dictionary = xp.reshape(store(atoms.T, xp.empty(atoms.T.shape, dtype=xp.float32)), filters)
     zeros = xp.zeros((model.maps,), dtype=xp.float32)
-    return PSDParams(xp.asarray(dictionary, copy=True), zeros, zeros + 1.0, dictionary)
+    return PSDParams(dictionary / _windows_at_a_place(model, shape), zeros, zeros + 1.0, dictionary)
+
+
+def _windows_at_a_place(model: ConvolutionalPSD, shape: Shape) -> int:
+    """Return the most windows that see one place of samples of ``shape``."""
+    strides = each(model.stride, len(model.kernel))
+    most = zip(model.kernel, strides, shape_after(model, shape), strict=False)
+    return math.prod(min(-(-width // stride), windows) for width, stride, windows in most)
 
 
 def encode(
@@ -73,6 +85,13 @@ def decode(model: ConvolutionalPSD, params: PSDParams, code: Array, visible: int
     shape = sample_shape(model, visible)
     code = namespace(code).reshape(code, (code.shape[0], *shape_after(model, shape)))
     return flatten(psd.synthesis(model, params, shape).decode(code, None))
+
+
+def evaluate(model: ConvolutionalPSD, params: PSDParams, batch: Batch) -> dict[str, float]:
+    """Return what ``psd.evaluate`` does, block by block: inference takes many codes' memory."""
+    starts = range(0, max(batch.x.shape[0], 1), BLOCK)
+    parts = [psd.evaluate(model, params, take(batch, i, i + BLOCK)) for i in starts]
+    return reduce(add_stats, parts)
 
 
 @psd.synthesis.register
@@ -112,8 +131,9 @@ def _(layer: ConvolutionalPSD, shape: Shape) -> EncoderParams:
 def _(
     layer: ConvolutionalPSD, shape: Shape, key: Key, backend: Backend, scale: float | None = None
 ) -> EncoderParams:
-    own = layer.model_copy(update={"input_shape": shape})
-    return psd.encoder(init(own, math.prod(shape), key, backend))
+    """Filters of length 1: what is trained from the start has no other windows to share with."""
+    own = init(layer.model_copy(update={"input_shape": shape}), math.prod(shape), key, backend)
+    return psd.encoder(own)._replace(weights=own.dictionary)
 
 
 @layers.forward.register

@@ -236,6 +236,13 @@ code_width.register(GenerativeDBN, updown.code_width)
 code_width.register(Net, network.code_width)
 
 
+def widest(model: Trainable, visible: int) -> int:
+    """Return the most numbers that a model's input, or a layer, has of a sample."""
+    if isinstance(model, Net):
+        return max(map(math.prod, network.input_shapes(model, visible)))
+    return max(visible, code_width(model, visible))
+
+
 @singledispatch
 def predict(model: Model, params: Tree, x: Array) -> Array:
     """Return class probabilities, or what targets are expected to be: (N, V) -> (N, K).
@@ -288,7 +295,7 @@ evaluate.register(AssociativeMemory, memory.evaluate)
 evaluate.register(Autoencoder, reconstruction.evaluate)
 evaluate.register(SparseCoding, sparse_coding.evaluate)
 evaluate.register(PSD, psd.evaluate)
-evaluate.register(ConvolutionalPSD, psd.evaluate)
+evaluate.register(ConvolutionalPSD, convolutional_psd.evaluate)
 evaluate.register(GenerativeDBN, updown.evaluate)
 evaluate.register(Net, network.evaluate)
 

@@ -8,7 +8,7 @@ next is read.
 import math
 from typing import NamedTuple
 
-from deepstrata.ops import fused, network
+from deepstrata.ops import fused, models, network
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.planning.data import Data
 from deepstrata.pipelines.windows import GROUPS_IN_FLIGHT
@@ -107,7 +107,7 @@ def training_peak(
     supervised: bool = False,
 ) -> Peak:
     """Return the peak of a training that reads ``states`` past states."""
-    layers = passes(model, visible)
+    layers, widest = passes(model, visible), models.widest(model, visible)
     row = held_row_bytes(data, visible, supervised)
     held = data.shard_rows * row
     reading = reading_bytes(data, max(data.visible, visible), supervised)
@@ -116,7 +116,7 @@ def training_peak(
         fixed=reading
         + (3 + states) * weights.both
         + 2 * monitor * row
-        + max(32 * batch * max(visible, hidden), batch * (layers.up + layers.down))
+        + max(32 * batch * max(visible, hidden, widest), batch * (layers.up + layers.down))
         + monitor * layers.up
         + layers.tiles,
         # The group read ahead has been gathered before the last one of its parts is let go.

@@ -14,7 +14,7 @@ from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.layers import Dense, Dropout, Softmax
+from deepstrata.schemas.layers import Convolution, Dense, Dropout, Softmax
 from deepstrata.schemas.models import RBM, Autoencoder, Network
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.trees import flatten, leaves, tree_map
@@ -44,6 +44,20 @@ CASES = [
         "encoder": (Dense(units=5), Dropout(rate=0.3)),
         "decoder": (Dense(units=6, activation="tanh"), Dense(units=V, activation="linear")),
     },
+]
+MAPS = (
+    Convolution(maps=4, kernel=(2, 2), activation="tanh"),
+    Convolution(maps=3, kernel=(2, 3), padding=1, activation="softplus"),
+)
+SOUND = (Convolution(maps=3, kernel=(3,), stride=2, activation="logistic"),)
+CASES += [
+    {"encoder": encoder, "input_shape": shape, **more}
+    for encoder, shape in ((MAPS, (3, 3, 1)), (SOUND, (9, 1)))
+    for more in (
+        {"tied": True, "sparsity_cost": 0.2},
+        {"tied": True, "loss": "cross_entropy", "noise": MaskingNoise()},
+        {"output": "linear"},
+    )
 ]
 TIED = Autoencoder(encoder=ONE, tied=True)
 
@@ -98,14 +112,21 @@ def test_a_network_of_autoencoders_is_trained_through_their_encoders():
     assert_slopes(model, net, batch())
 
 
-@pytest.mark.parametrize("encoder", [ONE, DEEP])
+@pytest.mark.parametrize(
+    ("encoder", "shape"), [(ONE, None), (DEEP, None), (MAPS, (3, 3, 1)), (SOUND, (9, 1))]
+)
 @pytest.mark.parametrize("loss", ["squared_error", "cross_entropy"])
-def test_tied_weights_are_those_of_an_untied_twin(encoder, loss):
+def test_tied_weights_are_those_of_an_untied_twin(encoder, shape, loss):
     """The gradient of weights that serve twice is the sum of two gradients."""
-    tied, twin = (Autoencoder(encoder=encoder, loss=loss, tied=t) for t in (True, False))
+    settings = {"encoder": encoder, "loss": loss, "input_shape": shape}
+    tied, twin = (Autoencoder(**settings, tied=t) for t in (True, False))
     params, samples = start(tied), batch()
+
+    def turned(weights):
+        return weights.T.copy() if shape is None else weights
+
     mirror = tuple(
-        DenseParams(up.weights.T.copy(), down.bias)
+        DenseParams(turned(up.weights), down.bias)
         for up, down in zip(reversed(params.encoder), params.decoder, strict=True)
     )
     untied = AutoencoderParams(params.encoder, mirror)
@@ -116,7 +137,7 @@ def test_tied_weights_are_those_of_an_untied_twin(encoder, loss):
     assert one.stats == pytest.approx(two.stats)
     for i, own in enumerate(one.total.encoder):
         up, down = two.total.encoder[i], two.total.decoder[-1 - i]
-        np.testing.assert_allclose(own.weights, up.weights + down.weights.T, rtol=1e-9)
+        np.testing.assert_allclose(own.weights, up.weights + turned(down.weights), rtol=1e-9)
         np.testing.assert_allclose(own.bias, up.bias, rtol=1e-9)
         np.testing.assert_allclose(one.total.decoder[-1 - i].bias, down.bias, rtol=1e-9)
 

@@ -121,6 +121,16 @@ def test_a_filter_of_the_whole_picture_makes_the_dense_model():
     )
 
 
+@pytest.mark.parametrize(("model", "windows"), [(MODEL, 6), (STRIDED, 4)])
+def test_the_first_prediction_is_a_share_of_the_correlation(model, windows):
+    params = models.init(model, V, Key(1))
+    np.testing.assert_allclose(params.weights * windows, params.dictionary, rtol=1e-6)
+    x = np.zeros(SHAPE, np.float32)
+    x[3, 2, 0] = 1
+    seen = models.encode(model, params._replace(weights=params.weights * 0 + 1), x.reshape(1, -1))
+    assert (seen != 0).sum() == windows * model.maps
+
+
 def test_filters_stay_on_the_sphere():
     params, batch = start(dtype=np.float32)
     optimiser = SGD(learning_rate=0.01, momentum=0.9)

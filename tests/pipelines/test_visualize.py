@@ -5,12 +5,14 @@ from xml.etree import ElementTree
 import pytest
 
 from deepstrata.pipelines.visualize import describe_model, draw_graph, draw_pipeline, draw_round
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import DatasetSource, FileSource, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import (
     Convolution,
     Dense,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -198,3 +200,18 @@ def test_a_drawing_shows_and_saves_itself(tmp_path: object) -> None:
     drawn = draw_graph({"a": ("a", [])})
     path = drawn.save(f"{tmp_path}/round.svg")
     assert path.read_text(encoding="utf-8") == drawn._repr_svg_() == str(drawn)
+
+
+def test_sparse_and_convolutional_models_say_their_sizes() -> None:
+    assert describe_model(SparseCoding(atoms=7)) == "sparse coding, 7 atoms"
+    net = Network(
+        layers=(
+            ConvolutionalPSD(maps=4, kernel=(3, 2)),
+            Rectification(),
+            ConvolutionalRBM(maps=2, kernel=(2, 2), visible_units="gaussian"),
+        ),
+        input_shape=(8, 8, 1),
+    )
+    assert describe_model(net) == (
+        "convolutional PSD 4 of 3x2, rectification, Gaussian convolutional RBM 2 of 2x2"
+    )

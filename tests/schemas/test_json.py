@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import deepstrata
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import (
     DatasetSchema,
     DatasetSource,
@@ -234,6 +235,12 @@ SPARSE = {"atoms": COUNTS, "penalty": POSITIVE, "steps": COUNTS}
 DICTIONARIES = st.builds(
     SparseCoding, inference=st.sampled_from(["fista", "line_search"]), **SPARSE
 ) | st.builds(PSD, prediction_weight=POSITIVE, **SPARSE)
+
+
+FILTERS = {"maps": COUNTS, "kernel": st.just((3, 2)), "input_shape": st.just((8, 9, 2))}
+DICTIONARIES |= st.builds(
+    ConvolutionalPSD, penalty=POSITIVE, padding=st.sampled_from(["same", 1]), **FILTERS
+) | st.builds(ConvolutionalRBM, sparsity_target=st.floats(0.01, 0.99), **FILTERS)
 
 
 @st.composite

@@ -12,6 +12,7 @@ from deepstrata.schemas.layers import (
     Flatten,
     LocallyConnected,
     Pooling,
+    Rectification,
     Softmax,
     TransposedConvolution,
 )
@@ -40,6 +41,7 @@ LENET = Network(
         (Flatten(), IMAGE, (432,)),
         (Dropout(rate=0.2), IMAGE, IMAGE),
         (Activation(function="relu"), SOUND, SOUND),
+        (Rectification(), IMAGE, IMAGE),
         (ContrastNormalisation(size=5), IMAGE, IMAGE),
         (Convolution(maps=7, kernel=(3, 2)), IMAGE, (7, 7, 7)),
         (Convolution(maps=7, kernel=(3, 2), stride=2), IMAGE, (4, 4, 7)),

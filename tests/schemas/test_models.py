@@ -4,7 +4,16 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from deepstrata.schemas._base import Declaration
-from deepstrata.schemas.layers import Dense, Flatten, Softmax
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
+from deepstrata.schemas.layers import (
+    Convolution,
+    Dense,
+    Flatten,
+    Pooling,
+    Rectification,
+    Softmax,
+    TransposedConvolution,
+)
 from deepstrata.schemas.models import (
     DBN,
     RBM,
@@ -41,6 +50,15 @@ MODELS = [
     RBM(hidden=5, hidden_units="gaussian"),
     Autoencoder(encoder=(Dense(units=4),), tied=True, noise=MaskingNoise(), contraction_cost=1),
     Autoencoder(encoder=(RBM(hidden=4), Dense(units=3)), noise=GaussianNoise(deviation=1)),
+    ConvolutionalPSD(maps=4, kernel=(3, 2), stride=(1, 2), padding=1, prediction_weight=2.0),
+    ConvolutionalRBM(
+        maps=4,
+        kernel=(3,),
+        padding="same",
+        visible_units="gaussian",
+        sparsity_target=0.1,
+        input_shape=(9, 2),
+    ),
     Autoencoder(
         encoder=(Dense(units=4),),
         decoder=(Dense(units=9),),
@@ -99,6 +117,28 @@ def test_codes_of_a_psd_are_no_probabilities() -> None:
 def test_a_cost_of_sparsity_needs_a_target() -> None:
     with pytest.raises(ValidationError, match=r"sparsity_cost=0\.1 has no effect without"):
         RBM(hidden=2, sparsity_cost=0.1)
+
+
+def test_convolutional_layers_have_the_shapes_of_convolutions() -> None:
+    for kind in (ConvolutionalPSD, ConvolutionalRBM):
+        layer = kind(maps=4, kernel=(3, 2), stride=2, padding=1)
+        assert shape_after(layer, (7, 6, 5)) == (4, 4, 4)
+        with pytest.raises(ValidationError, match="say how the features of a sample lie"):
+            Network(layers=(layer,))
+        with pytest.raises(ValidationError, match="layer 0 .*: give the network one"):
+            Network(layers=(placed(layer, (7, 6, 5)),), input_shape=(7, 6, 5))
+    with pytest.raises(ValidationError, match=r"expected at least \(3,\) places for one kernel"):
+        ConvolutionalPSD(maps=2, kernel=(3,), input_shape=(2, 1))
+
+
+def test_a_layer_without_weights_passes_on_what_an_rbm_may_read() -> None:
+    net: dict[str, object] = {"input_shape": (8, 8, 1)}
+    below = (ConvolutionalPSD(maps=2, kernel=(3, 3)), Rectification(), Pooling(size=(2, 2)))
+    for kind in (RBM(hidden=2), ConvolutionalRBM(maps=2, kernel=(2, 2))):
+        with pytest.raises(ValidationError, match="layer 3 is an RBM .* takes gaussian ones"):
+            Network(layers=(*below, kind), **net)  # type: ignore[arg-type]
+        Network(layers=(*below, kind.model_copy(update={"visible_units": "gaussian"})), **net)  # type: ignore[arg-type]
+        Network(layers=(Pooling(size=(2, 2)), kind), **net)  # type: ignore[arg-type]
 
 
 def test_only_the_last_layer_is_a_softmax() -> None:
@@ -167,6 +207,22 @@ def test_a_mirror_image_has_the_sizes_and_activations_in_reverse() -> None:
     )
 
 
+def test_the_mirror_image_of_convolutions_are_transposed_ones() -> None:
+    places = {"kernel": (3, 3), "stride": 2}
+    net = Autoencoder(
+        encoder=(
+            Convolution(maps=8, **places, activation="tanh"),
+            Convolution(maps=4, kernel=(3, 3), padding="same"),
+        ),
+        output="linear",
+    )
+    assert shape_after(net, (9, 7, 2)) == (4, 3, 4)
+    assert decoder_layers(net, (9, 7, 2)) == (
+        TransposedConvolution(maps=8, kernel=(3, 3), padding=1, activation="tanh"),
+        TransposedConvolution(maps=2, **places, activation="linear"),
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -184,6 +240,13 @@ def test_a_mirror_image_has_the_sizes_and_activations_in_reverse() -> None:
         ({"encoder": (RBM(hidden=2, visible_units="gaussian"),)}, "output='linear'"),
         ({"encoder": (RBM(hidden=2, hidden_units="gaussian"), RBM(hidden=2))}, "only the topmost"),
         ({"sparsity_cost": -1}, "sparsity_cost"),
+        ({"encoder": (Convolution(maps=2, kernel=(2, 2)), Dense(units=2))}, "no mirror image"),
+        ({"encoder": (Convolution(maps=2, kernel=(2, 2), dilation=2),)}, "without dilation"),
+        ({"encoder": (Convolution(maps=2, kernel=(2, 2), padding="same"),)}, "padded alike"),
+        (
+            {"encoder": (Convolution(maps=2, kernel=(2,), stride=2),), "input_shape": (5, 1)},
+            r"the decoder gives samples \(4, 1\), \(5, 1\) go in",
+        ),
     ],
 )
 def test_autoencoders_that_cannot_learn_are_refused(

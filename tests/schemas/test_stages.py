@@ -3,12 +3,23 @@
 import functools
 import math
 import re
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
-from deepstrata.schemas.layers import Dense, Dropout, Softmax
+from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
+from deepstrata.schemas.layers import (
+    ContrastNormalisation,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    Pooling,
+    Rectification,
+    Softmax,
+)
 from deepstrata.schemas.models import (
     DBN,
     MSDA,
@@ -173,6 +184,47 @@ def test_autoencoders_are_pretrained_whole_or_by_their_rbms() -> None:
     memory = AssociativeMemory(hidden=6, classes=2)
     generative = GenerativeDBN(layers=(RBM(hidden=4),), memory=memory)
     assert Pretrain(model=generative).pretrained == (RBM(hidden=4), memory)
+
+
+def test_layers_without_weights_lie_between_those_that_are_pretrained() -> None:
+    first, second = ConvolutionalPSD(maps=4, kernel=(3, 3)), ConvolutionalRBM(maps=3, kernel=(2, 2))
+    second = second.model_copy(update={"visible_units": "gaussian"})
+    between = (Rectification(), Pooling(size=(2, 2)))
+    top = (Flatten(), RBM(hidden=2), Dropout(), Softmax(classes=2))
+    bottom = ContrastNormalisation(size=3)
+    net = Network(layers=(bottom, first, *between, second, *top), input_shape=(8, 8, 1))
+    stage = Pretrain(model=net)
+    assert stage.stack == net.layers[:7]
+    assert stage.pretrained == (
+        placed(first, (8, 8, 1)),
+        placed(second, (3, 3, 4)),
+        RBM(hidden=2),
+    )
+    assert stage.between == (
+        Network(layers=(bottom,), input_shape=(8, 8, 1)),
+        Network(layers=between, input_shape=(6, 6, 4)),
+        Network(layers=(Flatten(),), input_shape=(2, 2, 3)),
+    )
+    flat = Pretrain(model=Network(layers=(RBM(hidden=4), Dropout(), RBM(hidden=3), Dense(units=2))))
+    assert flat.pretrained == (RBM(hidden=4), RBM(hidden=3))
+    assert flat.between == (None, Network(layers=(Dropout(),)))
+    assert told(Pretrain, model=Network(layers=(Dropout(), Dense(units=2)))).startswith("expected")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ConvolutionalPSD(maps=2, kernel=(2, 2)),
+        ConvolutionalRBM(maps=2, kernel=(2, 2)),
+        Autoencoder(encoder=(Convolution(maps=2, kernel=(2, 2)),)),
+    ],
+    ids=lambda model: model.kind,
+)
+def test_a_convolution_by_itself_has_to_know_how_samples_lie(model: Any) -> None:
+    for stage in (Pretrain, FineTune):
+        assert "say how the features of a sample lie with input_shape=" in told(stage, model=model)
+    alone = placed(model, (4, 4, 1))
+    assert Pretrain(model=alone).pretrained == (alone,)
 
 
 def test_pretraining_needs_an_rbm() -> None:
