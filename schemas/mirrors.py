@@ -16,9 +16,9 @@ def has_mirror(layer: Any) -> bool:
     """Tell whether there is a layer that leads back."""
     if not isinstance(layer, Convolution):
         return isinstance(layer, Dense)
-    dilated = max(each(layer.dilation, 1)) > 1
+    plain = layer.groups == 1 and layer.table is None and layer.pooling is None
     zeros = {number for ends in paddings(layer) for number in ends}
-    return not dilated and layer.groups == 1 and layer.table is None and len(zeros) == 1
+    return plain and max(each(layer.dilation, 1)) == 1 and len(zeros) == 1
 
 
 def mirror_of(layer: Dense | Convolution, shape: Shape, activation: Function) -> Any:

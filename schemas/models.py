@@ -188,7 +188,7 @@ class Autoencoder(Declaration):
                 raise ValueError(
                     f"encoder layer {i} ({layer.kind}) has no mirror image; give a decoder=(...). "
                     "Encoders of dense layers alone have one, and those of convolutions without "
-                    "dilation, groups and tables, padded alike on all sides"
+                    "dilation, groups, tables and pooling, padded alike on all sides"
                 )
         if getattr(self.encoder[0], "visible_units", "") == "gaussian" and self.output != "linear":
             raise ValueError(

@@ -69,6 +69,9 @@ MODELS = [
 ]
 
 
+POOLED = Convolution(maps=2, kernel=(2, 2), pooling=Pooling(size=(2, 2)))
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_models_round_trip(model: Model) -> None:
     adapter: TypeAdapter[Model] = TypeAdapter(Model)
@@ -241,6 +244,7 @@ def test_the_mirror_image_of_convolutions_are_transposed_ones() -> None:
         ({"encoder": (RBM(hidden=2, hidden_units="gaussian"), RBM(hidden=2))}, "only the topmost"),
         ({"sparsity_cost": -1}, "sparsity_cost"),
         ({"encoder": (Convolution(maps=2, kernel=(2, 2)), Dense(units=2))}, "no mirror image"),
+        ({"encoder": (POOLED,)}, r"layer 0 \(convolution\) has no mirror image"),
         ({"encoder": (Convolution(maps=2, kernel=(2, 2), dilation=2),)}, "without dilation"),
         ({"encoder": (Convolution(maps=2, kernel=(2, 2), padding="same"),)}, "padded alike"),
         (
