@@ -18,7 +18,7 @@ from deepstrata.ops.random import bernoulli, normal
 from deepstrata.ops.rbm import RBMParams, free_energy, sample
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.trees import Array
 
 MOST_UNITS = 20  #: units of the smaller side that are enumerated: a million states

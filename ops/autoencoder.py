@@ -22,9 +22,9 @@ from deepstrata.ops.layers import Pass
 from deepstrata.ops.partials import Into
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.samples import sample_shape, shaped
+from deepstrata.schemas.autoencoders import Autoencoder, decoder_layers, encoder_layers
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Autoencoder, decoder_layers, encoder_layers
 from deepstrata.schemas.shapes import Shape, shapes_through
 from deepstrata.schemas.trees import Array, Tree
 

@@ -11,16 +11,11 @@ from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.backend import Backend
 from deepstrata.ops.initial import fresh
 from deepstrata.ops.updown import GenerativeParams
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import (
-    Autoencoder,
-    GenerativeDBN,
-    Model,
-    Net,
-    is_supervised,
-)
+from deepstrata.schemas.models import GenerativeDBN, Model, Net, is_supervised
 from deepstrata.schemas.trees import Tree, flatten
 
 SMALL = 0.01  #: standard deviation of softmax weights put on pretrained layers

@@ -24,7 +24,7 @@ from deepstrata.ops.partials import Batch, Into, Partial, present
 from deepstrata.ops.random import uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import AssociativeMemory
+from deepstrata.schemas.machines import AssociativeMemory
 from deepstrata.schemas.trees import Array, Tree
 
 BLOCK = 256  #: samples whose free energies are found at once: what a class needs stays in the cache

@@ -36,20 +36,12 @@ from deepstrata.ops.psd import PSDParams
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import (
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Learner,
-    Model,
-    Net,
-    Trainable,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import MSDA, GenerativeDBN, Learner, Model, Net, Trainable
 from deepstrata.schemas.shapes import shape_after
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree

@@ -29,7 +29,8 @@ from deepstrata.schemas.convolutional import placed
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import Model, Net, classifies, feed_forward_layer, fits_targets
+from deepstrata.schemas.machines import feed_forward_layer
+from deepstrata.schemas.models import Model, Net, classifies, fits_targets
 from deepstrata.schemas.shapes import Shape, shapes_through
 from deepstrata.schemas.trees import Array, Tree
 

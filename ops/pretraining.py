@@ -26,16 +26,11 @@ from deepstrata.ops.psd import EncoderParams, PSDParams
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.ops.sparse_coding import SparseCodingParams
 from deepstrata.ops.updown import GenerativeParams
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.layers import Convolution
-from deepstrata.schemas.models import (
-    RBM,
-    Autoencoder,
-    GenerativeDBN,
-    Model,
-    Net,
-    has_weights,
-)
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import GenerativeDBN, Model, Net, has_weights
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import Array, Tree
 

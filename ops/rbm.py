@@ -31,7 +31,7 @@ from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.ops.random import normal
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM, Machine
+from deepstrata.schemas.machines import RBM, Machine
 from deepstrata.schemas.trees import Array, ArraySpec, Tree
 
 

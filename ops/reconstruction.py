@@ -30,8 +30,8 @@ from deepstrata.ops.kernels import sigmoid, squared_error
 from deepstrata.ops.noise import corrupt
 from deepstrata.ops.partials import Batch, Into, Partial, present, put
 from deepstrata.ops.samples import shaped
+from deepstrata.schemas.autoencoders import Autoencoder, encoder_layers
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Autoencoder, encoder_layers
 from deepstrata.schemas.trees import Array, Tree
 
 

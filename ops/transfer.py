@@ -8,14 +8,8 @@ from typing import Any
 
 from deepstrata.ops import models, network, pretraining
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import (
-    GenerativeDBN,
-    Learner,
-    Model,
-    Net,
-    Network,
-    feed_forward_layer,
-)
+from deepstrata.schemas.machines import feed_forward_layer
+from deepstrata.schemas.models import GenerativeDBN, Learner, Model, Net, Network
 from deepstrata.schemas.trees import Tree, flatten
 from deepstrata.schemas.tying import numbered
 

@@ -14,7 +14,8 @@ from deepstrata.ops import moments
 from deepstrata.ops.autoencoder import AutoencoderParams
 from deepstrata.ops.moments import Moments
 from deepstrata.ops.rbm import RBMParams
-from deepstrata.schemas.models import RBM, Autoencoder, visible_function
+from deepstrata.schemas.autoencoders import Autoencoder, visible_function
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.trees import Array, Tree
 
 

@@ -6,6 +6,7 @@ Installed as ``deepstrata/__init__.py``: the public names.
 from typing import TYPE_CHECKING, Any
 
 from deepstrata.pipelines.pipeline import Pipeline
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import (
     DatasetSchema,
@@ -37,15 +38,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import (
-    DBN,
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Network,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, MSDA, GenerativeDBN, Network
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import (
     SGD,

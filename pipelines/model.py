@@ -13,15 +13,8 @@ from deepstrata.ops.preprocess import Affine
 from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.errors import SchemaError, StorageError
 from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import (
-    MSDA,
-    RBM,
-    GenerativeDBN,
-    Layered,
-    Model,
-    classifies,
-    fits_targets,
-)
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered, Model, classifies, fits_targets
 from deepstrata.schemas.trees import Tree, flatten, unflatten
 from deepstrata.storage import runs, stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model

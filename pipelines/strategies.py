@@ -20,8 +20,9 @@ from deepstrata.pipelines import divergence
 from deepstrata.pipelines.graph import FAN_IN, Graph, Ref
 from deepstrata.pipelines.meter import measure
 from deepstrata.pipelines.rounds import Round
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import Autoencoder, Layered, Trainable
+from deepstrata.schemas.models import Layered, Trainable
 from deepstrata.schemas.optimisers import Optimiser
 from deepstrata.schemas.strategies import Delayed, LocalSteps, Strategy, Synchronous
 from deepstrata.schemas.trees import Tree, leaves, tree_map

@@ -8,6 +8,7 @@ from typing import Any
 from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.report.boxes import Box, Drawing, draw
 from deepstrata.pipelines.report.numbers import number
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.datasets import FileSource, Source, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
@@ -21,15 +22,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import (
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Layered,
-    Model,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import MSDA, GenerativeDBN, Layered, Model
 from deepstrata.schemas.optimisers import (
     Cosine,
     Exponential,

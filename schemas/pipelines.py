@@ -6,13 +6,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from deepstrata.schemas._base import Document, explain
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.datasets import Source
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.growing import DiscriminativePretrain
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.models import (
     MSDA,
-    RBM,
-    Autoencoder,
     GenerativeDBN,
     Layered,
     Model,

@@ -5,11 +5,11 @@ from functools import singledispatch
 from itertools import takewhile
 from typing import Any
 
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import placed
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.models import (
     MSDA,
-    RBM,
-    Autoencoder,
     GenerativeDBN,
     Learner,
     Model,

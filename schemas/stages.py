@@ -11,14 +11,13 @@ from pydantic import (
     model_validator,
 )
 
+from deepstrata.schemas.autoencoders import Autoencoder, visible_function
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.functions import Argument, Function
 from deepstrata.schemas.growing import DiscriminativePretrain
+from deepstrata.schemas.machines import RBM, AssociativeMemory
 from deepstrata.schemas.models import (
     MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
     GenerativeDBN,
     Layered,
     Learner,
@@ -26,7 +25,6 @@ from deepstrata.schemas.models import (
     Net,
     Network,
     has_weights,
-    visible_function,
 )
 from deepstrata.schemas.optimisers import SGD, Optimiser, watches
 from deepstrata.schemas.shapes import shape_after

@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 from numpy.random import RandomState
 
 from deepstrata.pipelines.estimators.codes import Coder
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.layers import Dense
-from deepstrata.schemas.models import Autoencoder
 from deepstrata.schemas.noise import MaskingNoise
 from deepstrata.schemas.stages import Pretrain
 from deepstrata.schemas.strategies import Strategy

@@ -11,7 +11,8 @@ from sklearn.metrics import accuracy_score
 from deepstrata.pipelines.estimators.arrays import class_numbers, like
 from deepstrata.pipelines.estimators.base import Estimator
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN
 from deepstrata.schemas.stages import FineTune, Pretrain
 from deepstrata.schemas.strategies import Strategy
 

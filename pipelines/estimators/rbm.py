@@ -6,7 +6,7 @@ from numpy.random import RandomState
 
 from deepstrata.pipelines.estimators.arrays import like
 from deepstrata.pipelines.estimators.codes import Coder
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.stages import Pretrain
 from deepstrata.schemas.strategies import Strategy
 

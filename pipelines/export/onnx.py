@@ -24,19 +24,17 @@ from deepstrata.pipelines.export import spatial
 from deepstrata.pipelines.export.layers import as_rows, write
 from deepstrata.pipelines.export.nodes import Nodes
 from deepstrata.pipelines.model import TrainedEncoder
+from deepstrata.schemas.autoencoders import Autoencoder, encoder_layers
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense
+from deepstrata.schemas.machines import RBM, feed_forward_layer
 from deepstrata.schemas.models import (
     MSDA,
-    RBM,
-    Autoencoder,
     GenerativeDBN,
     Model,
     Net,
     Network,
-    encoder_layers,
-    feed_forward_layer,
     fits_targets,
     is_supervised,
 )

@@ -17,12 +17,12 @@ from deepstrata.pipelines.model import SAMPLE, TrainedEncoder, save_encoder
 from deepstrata.pipelines.strategies import Learning, fresh_params, param_shapes
 from deepstrata.pipelines.training import Trained, train
 from deepstrata.pipelines.windows import Training
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalRBM
 from deepstrata.schemas.keys import fold
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.models import (
     DBN,
-    RBM,
-    Autoencoder,
     GenerativeDBN,
     Layered,
     Model,

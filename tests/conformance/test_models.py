@@ -9,6 +9,7 @@ from deepstrata.ops.backend import Scratch
 from deepstrata.ops.learning import local_steps
 from deepstrata.ops.partials import Batch, Into, merge, take
 from deepstrata.ops.random import normal, uniform
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import (
@@ -21,16 +22,8 @@ from deepstrata.schemas.layers import (
     Rectification,
     Softmax,
 )
-from deepstrata.schemas.models import (
-    DBN,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Layered,
-    Network,
-    fits_targets,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, GenerativeDBN, Layered, Network, fits_targets
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.optimisers import SGD
 from deepstrata.schemas.sparse import PSD, SparseCoding

@@ -13,7 +13,7 @@ from deepstrata.ops.random import normal
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.trees import tree_map
 
 

@@ -12,10 +12,12 @@ from deepstrata.ops.noise import corrupt
 from deepstrata.ops.partials import Batch
 from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Convolution, Dense, Dropout, Softmax
-from deepstrata.schemas.models import RBM, Autoencoder, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import Network
 from deepstrata.schemas.noise import GaussianNoise, MaskingNoise, SaltAndPepperNoise
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 

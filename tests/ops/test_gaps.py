@@ -7,9 +7,9 @@ import pytest
 from deepstrata.ops import gaps, models
 from deepstrata.ops.gaps import Gaps
 from deepstrata.ops.partials import Batch
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Dense
-from deepstrata.schemas.models import Autoencoder
 from deepstrata.schemas.sparse import SparseCoding
 
 GAPS = Gaps(0.3, Key(5))

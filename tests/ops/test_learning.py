@@ -11,7 +11,8 @@ from deepstrata.ops.partials import Batch, take
 from deepstrata.ops.random import uniform
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.trees import leaves, tree_map
 

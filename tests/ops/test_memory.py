@@ -13,7 +13,7 @@ from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import AssociativeMemory
+from deepstrata.schemas.machines import AssociativeMemory
 from deepstrata.schemas.trees import tree_map
 
 V, K, H = 4, 3, 3

@@ -11,7 +11,8 @@ from deepstrata.ops.rbm import RBMParams, hidden_mean, visible_mean
 from deepstrata.schemas.errors import DataError, DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN
 from deepstrata.schemas.trees import ArraySpec, leaves, tree_map
 
 KEY, V, N = Key(4), 9, 11

@@ -10,7 +10,8 @@ from deepstrata.ops.random import normal, uniform
 from deepstrata.schemas.errors import DataError, DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Convolution, Dense, Flatten, Pooling, Softmax
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN, Network
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.trees import leaves, tree_map
 

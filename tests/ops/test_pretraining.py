@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from deepstrata.ops import models, pretraining
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Convolution, Dense, Dropout, Softmax
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN, Network
 from deepstrata.schemas.sparse import PSD, SparseCoding
 
 V, KEY = 12, Key(4)

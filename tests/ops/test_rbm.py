@@ -15,7 +15,7 @@ from deepstrata.ops.random import normal, uniform
 from deepstrata.ops.rbm import RBMParams, contrastive_divergence
 from deepstrata.schemas.errors import DataError
 from deepstrata.schemas.keys import Key, fold
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.trees import tree_map
 
 KINDS = ("bernoulli", "gaussian")

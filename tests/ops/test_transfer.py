@@ -3,10 +3,12 @@
 import pytest
 
 from deepstrata.ops import models, pretraining, transfer
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import RBM, Autoencoder, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import Network
 from deepstrata.schemas.sparse import PSD, SparseCoding
 
 V, KEY = 9, Key(1)

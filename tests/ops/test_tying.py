@@ -19,7 +19,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN, Network
 from deepstrata.schemas.trees import flatten, leaves, tree_map
 
 N, KEY = 6, Key(4)

@@ -15,7 +15,8 @@ from deepstrata.ops.updown import GenerativeParams
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.keys import Key, fold
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, GenerativeDBN
 from deepstrata.schemas.trees import ArraySpec, flatten, leaves, tree_map
 
 V, F, K, H = 3, 2, 2, 2

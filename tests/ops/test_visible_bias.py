@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from deepstrata.ops import models, moments, visible_bias
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.keys import Key
 from deepstrata.schemas.layers import Dense
-from deepstrata.schemas.models import RBM, Autoencoder
+from deepstrata.schemas.machines import RBM
 
 N, V = 50, 7
 X = (np.random.default_rng(1).random((N, V)) < np.linspace(0.1, 0.9, V)).astype(np.float32)

@@ -19,6 +19,7 @@ from deepstrata.pipelines.export import FORMATS, export
 from deepstrata.pipelines.export.layers import ACTIVATIONS
 from deepstrata.pipelines.export.onnx import to_onnx
 from deepstrata.pipelines.model import TrainedEncoder, load_encoder
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM
 from deepstrata.schemas.errors import DeclarationError, SchemaError, StorageError
 from deepstrata.schemas.keys import Key
@@ -35,17 +36,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import (
-    DBN,
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Network,
-    fits_targets,
-    is_supervised,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, MSDA, GenerativeDBN, Network, fits_targets, is_supervised
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.trees import tree_map
 from deepstrata.storage.models import ModelInfo

@@ -22,7 +22,7 @@ from deepstrata.pipelines.report.pictures import Colours, centred, image_grid, l
 from deepstrata.pipelines.report.terminal import results
 from deepstrata.schemas import stages
 from deepstrata.schemas.datasets import ZarrSource
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import Digests, Environment, RunManifest, StageRecord
 from deepstrata.schemas.stages import Pretrain

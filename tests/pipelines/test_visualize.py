@@ -16,7 +16,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, AssociativeMemory, GenerativeDBN, Network
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, GenerativeDBN, Network
 from deepstrata.schemas.optimisers import (
     SGD,
     Adam,

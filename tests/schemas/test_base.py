@@ -10,7 +10,8 @@ from deepstrata.schemas._base import Declaration, Document, explain
 from deepstrata.schemas.datasets import DatasetSchema, ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Softmax
-from deepstrata.schemas.models import DBN, RBM
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN
 from deepstrata.schemas.optimisers import SGD, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import RunManifest

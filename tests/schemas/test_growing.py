@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.layers import Convolution, Dense, Dropout, Flatten, Pooling, Softmax
-from deepstrata.schemas.models import DBN, RBM, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN, Network
 from deepstrata.schemas.optimisers import SGD, Adam, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import Encode, Evaluate, FineTune, Split

@@ -19,15 +19,8 @@ from deepstrata.schemas.datasets import (
 )
 from deepstrata.schemas.growing import DiscriminativePretrain
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import (
-    DBN,
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    GenerativeDBN,
-    Model,
-    Network,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, MSDA, GenerativeDBN, Model, Network
 from deepstrata.schemas.optimisers import (
     SGD,
     Adagrad,

@@ -16,7 +16,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import RBM, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import Network
 from deepstrata.schemas.shapes import shape_after
 
 IMAGE, SOUND = (9, 8, 6), (20, 4)

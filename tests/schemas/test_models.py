@@ -4,6 +4,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from deepstrata.schemas._base import Declaration
+from deepstrata.schemas.autoencoders import Autoencoder, decoder_layers
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.layers import (
     Convolution,
@@ -14,16 +15,13 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
+from deepstrata.schemas.machines import RBM, AssociativeMemory
 from deepstrata.schemas.models import (
     DBN,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
     GenerativeDBN,
     Model,
     Network,
     classifies,
-    decoder_layers,
     fits_targets,
     is_supervised,
 )

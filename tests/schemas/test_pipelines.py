@@ -8,17 +8,12 @@ import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
 from deepstrata.schemas.layers import Dense, Softmax
-from deepstrata.schemas.models import (
-    DBN,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Network,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, GenerativeDBN, Network
 from deepstrata.schemas.optimisers import SGD, Adam, Linear, ReduceOnPlateau
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (

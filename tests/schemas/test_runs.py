@@ -5,7 +5,7 @@ import pytest
 import deepstrata
 from deepstrata.schemas.datasets import ZarrSource
 from deepstrata.schemas.errors import DeclarationError
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import (
     CheckpointRecord,

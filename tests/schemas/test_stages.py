@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from deepstrata.schemas._base import explain
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.convolutional import ConvolutionalPSD, ConvolutionalRBM, placed
 from deepstrata.schemas.layers import (
     ContrastNormalisation,
@@ -20,15 +21,8 @@ from deepstrata.schemas.layers import (
     Rectification,
     Softmax,
 )
-from deepstrata.schemas.models import (
-    DBN,
-    MSDA,
-    RBM,
-    AssociativeMemory,
-    Autoencoder,
-    GenerativeDBN,
-    Network,
-)
+from deepstrata.schemas.machines import RBM, AssociativeMemory
+from deepstrata.schemas.models import DBN, MSDA, GenerativeDBN, Network
 from deepstrata.schemas.optimisers import SGD, Adam
 from deepstrata.schemas.sparse import PSD, SparseCoding
 from deepstrata.schemas.stages import (

@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from deepstrata.schemas.autoencoders import Autoencoder
 from deepstrata.schemas.layers import (
     Convolution,
     Dense,
@@ -11,7 +12,8 @@ from deepstrata.schemas.layers import (
     Softmax,
     TransposedConvolution,
 )
-from deepstrata.schemas.models import DBN, RBM, Autoencoder, Network
+from deepstrata.schemas.machines import RBM
+from deepstrata.schemas.models import DBN, Network
 from deepstrata.schemas.tying import numbered, owner_of
 
 TOP = Softmax(classes=3)

@@ -13,7 +13,7 @@ import xarray as xr
 from zarr.storage import FsspecStore, LocalStore
 
 from deepstrata.schemas.errors import BadShardError, DeclarationError, DeepstrataError, StorageError
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.storage import checkpoints, sealed, stores, writing
 from deepstrata.storage.checkpoints import Checkpoint
 from deepstrata.storage.datasets import open_dataset

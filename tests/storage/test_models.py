@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepstrata.schemas.errors import StorageError
-from deepstrata.schemas.models import RBM
+from deepstrata.schemas.machines import RBM
 from deepstrata.storage import stores
 from deepstrata.storage.models import ModelInfo, load_model, save_model
 
