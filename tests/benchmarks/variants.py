@@ -124,6 +124,7 @@ def store(kind: str, data: str, out: str) -> str:
         part = (np.arange(changed.sizes["sample"]) >= LEARNED).astype(np.int8)
         flags = {"flag_values": np.arange(2), "flag_meanings": "train test"}
         changed = changed.assign_coords(subset=("sample", part, flags)).drop_encoding()
+        changed = changed.drop_attrs(deep=False)  # that it was ingested is not true of it
         partial = made.with_suffix(".partial")
         rows = {"sample": ROWS, "y": -1, "x": -1}
         changed.chunk(rows).to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
