@@ -18,7 +18,6 @@ from deepstrata.schemas.keys import Key
 
 BLOCK = 1024  #: features whose products are summed in float64 at once
 SMALLEST = 1e-10  #: share of the largest variance below which a direction is rounding
-FLAT = 1e-7  #: deviation, as a share of the mean, up to which a float32 feature is constant
 
 
 class LinearSVM(NamedTuple):
@@ -112,24 +111,12 @@ def train(
     )
 
 
-def train_scaled(
-    x: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    costs: Sequence[float],
-    folds: int,
-    key: Key,
-) -> LinearSVM:
-    """Train a machine on features of mean 0 and deviation 1; it takes them as they are.
+def square_roots(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the square root of each number, with its sign: (N, D) -> (N, D).
 
-    A feature that is the same in all samples counts nothing. Parameters are those of ``train``.
+    Perronnin, Sanchez, Mensink (2010): a few large numbers no longer outweigh all others.
     """
-    exact = x.astype(np.float64)
-    mean, deviation = exact.mean(axis=0), exact.std(axis=0)
-    spread = deviation > FLAT * np.abs(mean)
-    scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=spread)
-    found = train(((exact - mean) * scale).astype(np.float32), labels, costs, folds, key)
-    weights = found.weights * scale
-    return found._replace(weights=weights.astype(np.float32), bias=found.bias - weights @ mean)
+    return np.copysign(np.sqrt(np.abs(x)), x)
 
 
 def classify(machine: LinearSVM, x: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:

@@ -302,9 +302,9 @@ class CrossDomain(NamedStage):
     costs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (3e-4, 1e-3, 3e-3, 1e-2)
     """Weights of the errors (the C of an SVM) from which cross-validation within the training part
     of the source chooses."""
-    scale_codes: bool = False
-    """Bring every number of a code to mean 0 and deviation 1 over the source's training samples
-    before a machine learns; plain features stay as they are."""
+    square_roots: bool = False
+    """Let the machines see the square roots of codes, with their signs: of rectified units, whose
+    activations grow with the length of a text. Plain features stay as they are."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Of the cross-validation."""
     samples: PositiveInt = 2000

@@ -45,12 +45,13 @@ def _load(feed: Feed, shard: Shard, part: int, domain: str) -> tuple[Batch, Arra
     return batch, feeds.read(feed, shard, (domain,))[domain][batch.rows - shard.start]
 
 
-def _seen(feed: Feed, batch: Batch, used: TrainedModel | None) -> Array:
+def _seen(feed: Feed, batch: Batch, stage: CrossDomain, used: TrainedModel | None) -> Array:
     """Return features, or codes of a model, as a NumPy array."""
     x = present(batch)
-    if used is not None:
-        x = models.encode(used.model, used.params.load(feed.backend), x)
-    return backend.to_numpy(x)
+    if used is None:
+        return backend.to_numpy(x)
+    code = backend.to_numpy(models.encode(used.model, used.params.load(feed.backend), x))
+    return linear_svm.square_roots(code) if stage.square_roots else code
 
 
 def train_machine(
@@ -68,19 +69,17 @@ def train_machine(
         own = found == domain
         with measure("compute"):
             assert batch.labels is not None
-            features.append(_seen(feed, batch, used)[own])
+            features.append(_seen(feed, batch, stage, used)[own])
             labels.append(batch.labels[own])
     with measure("compute"):
         x, y = np.concatenate(features), np.concatenate(labels)
-        scaled = stage.scale_codes and used is not None
-        train = linear_svm.train_scaled if scaled else linear_svm.train
-        return train(x, y, stage.costs, stage.folds, key)
+        return linear_svm.train(x, y, stage.costs, stage.folds, key)
 
 
 def test_machines(
     feed: Feed,
     shard: Shard,
-    domain: str,
+    stage: CrossDomain,
     domains: tuple[int, ...],
     machines: Saved,
     used: TrainedModel,
@@ -92,12 +91,12 @@ def test_machines(
     dict
         For features and codes (S, T) errors of the machine of each domain in each domain.
     """
-    batch, found = _load(feed, shard, TEST, domain)
+    batch, found = _load(feed, shard, TEST, stage.domain)
     within = np.stack([found == d for d in domains], axis=1).astype(np.int64)
     errors = {}
     with measure("compute"):
         for name, own in machines.load().items():
-            x = _seen(feed, batch, used if name == CODES else None)
+            x = _seen(feed, batch, stage, used if name == CODES else None)
             wrong = [linear_svm.classify(machine, x) != batch.labels for machine in own]
             errors[name] = np.stack(wrong).astype(np.int64) @ within
     return errors
@@ -192,7 +191,7 @@ def _test(
 ) -> dict[str, Array]:
     """Return how many test samples every machine takes for another class, in each domain."""
     tested = [shard for shard in context.grid if context.counts[shard.index][TEST]]
-    arguments = (stage.domain, domains, machines, used)
+    arguments = (stage, domains, machines, used)
     (found,) = each_shard(
         context, stage.name, test_machines, tested, arguments, merge_sums, part="testing"
     )

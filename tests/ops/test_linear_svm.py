@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 from deepstrata.ops import linear_svm
@@ -30,16 +29,11 @@ def test_it_is_the_machine_of_the_plain_features(features: int, classes: int) ->
     np.testing.assert_array_equal(linear_svm.classify(found, x), wanted.predict(x))
 
 
-@pytest.mark.parametrize("features", [8, 200])
-def test_scaling_is_part_of_the_machine(features: int) -> None:
-    x, labels = samples(60, features, 3)
-    x[:, 0] = 7.0
-    odd = x * np.float32(100) ** RANDOM.uniform(-1, 1, features).astype(np.float32) + np.float32(3)
-    found = linear_svm.train_scaled(odd, labels, (0.01,), 3, Key(0))
-    scaled = StandardScaler().fit_transform(odd.astype(np.float64))
-    wanted = LinearSVC(C=0.01, dual=False, tol=1e-8).fit(scaled, labels)
-    np.testing.assert_array_equal(linear_svm.classify(found, odd), wanted.predict(scaled))
-    assert not found.weights[:, 0].any()
+def test_square_roots_keep_signs() -> None:
+    x = np.array([[4.0, -9.0, 0.0]], np.float32)
+    found = linear_svm.square_roots(x)
+    np.testing.assert_array_equal(found, [[2.0, -3.0, 0.0]])
+    assert found.dtype == np.float32
 
 
 def test_the_cost_that_errs_least_is_chosen() -> None:

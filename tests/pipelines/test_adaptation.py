@@ -138,6 +138,21 @@ def test_the_table_is_that_of_machines_trained_apart(done: Run) -> None:
     assert done.metrics["raw_transfer_ratio"] == adaptation.transfer_ratio(raw, raw)
 
 
+def test_machines_may_see_the_square_roots_of_codes(path, done, client, out) -> None:
+    pipeline = adaptation_pipeline(path).replace(**{"cross_domain.square_roots": True})
+    table, data = table_of(run(pipeline, client, out=out)), reviews()
+    assert table["errors"]["features"] == table_of(done)["errors"]["features"]
+    x, label = linear_svm.square_roots(done.codes["code"].values), data["label"].values
+    domain, train = data["domain"].values, data["subset"].values == 0
+    key = fold(Key(5), "stage", "cross_domain")
+    for s in range(3):
+        own = train & (domain == s)
+        machine = linear_svm.train(x[own], label[own], (0.01, 0.1), 2, fold(key, "folds", s))
+        wrong = linear_svm.classify(machine, x) != label
+        alone = [wrong[~train & (domain == t)].mean() for t in range(3)]
+        assert table["errors"]["codes"][s] == alone
+
+
 @pytest.mark.parametrize("model", [MSDA(depth=2, noise=0.4), MSDA(depth=2, targets=7)])
 def test_any_number_of_workers_and_stops_give_the_same_bits(path, client, out, model) -> None:
     pipeline = adaptation_pipeline(path, model)
