@@ -116,36 +116,6 @@ def _places(y: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> np.ndarra
     return np.searchsorted(classes, y).astype(np.int64)
 
 
-@singledispatch
-def sample_weights(weights: Any) -> Any:
-    """Return weights (N,) as float64, if they are one finite number for each sample.
-
-    Parameters
-    ----------
-    weights
-        (N,) array-like, ``dask.array.Array`` or ``xarray.DataArray``; the latter two are checked
-        when they are read.
-
-    Raises
-    ------
-    ValueError
-        They are not.
-    """
-    return check_array(
-        column_or_1d(weights), ensure_2d=False, dtype=np.float64, input_name="sample_weight"
-    )
-
-
-@sample_weights.register
-def _(weights: da.Array) -> Any:
-    return weights
-
-
-@sample_weights.register
-def _(weights: xr.DataArray) -> Any:
-    return weights.data
-
-
 def like(found: xr.DataArray, X: Any) -> Any:
     """Return a result as the kind of array that ``X`` is."""
     return found if isinstance(X, xr.DataArray) else found.data

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from deepstrata.pipelines.estimators.arrays import labelled, like, sample_weights
+from deepstrata.pipelines.estimators.arrays import labelled, like
 from deepstrata.pipelines.events import ignore
 from deepstrata.pipelines.inprocess import in_process
 from deepstrata.pipelines.model import TrainedEncoder
@@ -26,7 +26,7 @@ from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.storage import stores
 
 #: Names of variables, apart from those that people give to dimensions.
-FEATURES, LABELS, WEIGHTS = "sample_features", "sample_class", "sample_weight"
+FEATURES, LABELS = "sample_features", "sample_class"
 
 
 class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -55,22 +55,18 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
     client: Any
     out: str | None
 
-    def _train(self, X: Any, stages: tuple[Stage, ...], y: Any = None, weights: Any = None) -> Self:
-        """Run a pipeline over samples, with class numbers and weights where it learns classes."""
+    def _train(self, X: Any, stages: tuple[Stage, ...], y: Any = None) -> Self:
+        """Run a pipeline over samples, with class numbers where it learns classes."""
         data = labelled(X, self, reset=True)
         columns: dict[str, Any] = {FEATURES: data.variable}
         if y is not None:
             check_consistent_length(data, y)
             columns[LABELS] = (data.dims[0], y)
-        if weights is not None:
-            weights = sample_weights(weights)
-            check_consistent_length(data, weights)
-            columns[WEIGHTS] = (data.dims[0], weights)
         with ExitStack() as stack:
             client = stack.enter_context(in_process()) if self.client is None else self.client
             out = self.out or stack.enter_context(_place(self.client is None))
             done = run(
-                self._pipeline(data, stages, tuple(columns)),
+                self._pipeline(data, stages, y is not None),
                 client,
                 out=out,
                 data=xr.Dataset(columns),
@@ -80,9 +76,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         self._dims = data.dims
         return self
 
-    def _pipeline(
-        self, data: xr.DataArray, stages: tuple[Stage, ...], columns: tuple[str, ...]
-    ) -> Pipeline:
+    def _pipeline(self, data: xr.DataArray, stages: tuple[Stage, ...], labels: bool) -> Pipeline:
         """Declare what ``fit`` runs; data in memory is cut into a shard for each place."""
         strategy = self._strategy()
         places = strategy.shards * strategy.buffer
@@ -90,10 +84,7 @@ class Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
         return Pipeline(
             name=type(self).__name__,
             source=DatasetSource(
-                features=FEATURES,
-                labels=LABELS if LABELS in columns else None,
-                weights=WEIGHTS if WEIGHTS in columns else None,
-                rows_per_shard=rows,
+                features=FEATURES, labels=LABELS if labels else None, rows_per_shard=rows
             ),
             stages=stages,
             seed=self._seed(),

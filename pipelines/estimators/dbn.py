@@ -95,14 +95,8 @@ class DBNClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
         self.client = client
         self.out = out
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    def fit(self, X: Any, y: Any) -> Self:
         """Train on samples (N, V) and their labels (N,), numbers or text.
-
-        Parameters
-        ----------
-        sample_weight
-            (N,) how much each sample counts in fine-tuning, 0 or more; 1 each by default. Scaling
-            and pretraining, which know no classes, take all samples alike.
 
         Raises
         ------
@@ -130,8 +124,7 @@ class DBNClassifier(ClassifierMixin, Estimator):  # type: ignore[misc]
             optimiser=self._sgd(self.learning_rate),
             strategy=self._strategy(),
         )
-        stages = (self._preprocessing(), pretrain, finetune)
-        return self._train(X, stages, numbers, sample_weight)
+        return self._train(X, (self._preprocessing(), pretrain, finetune), numbers)
 
     def predict_proba(self, X: Any) -> Any:
         """Return the probability of each class (N, K) float32, as the kind of array ``X`` is."""

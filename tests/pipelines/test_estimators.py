@@ -40,14 +40,6 @@ from deepstrata.schemas.trees import flatten
 N, SIDE, V = 90, 3, 9
 
 
-def not_expected(estimator: Any) -> dict[str, str]:
-    """Return the checks that no training of minibatches can pass, as scikit-learn's own cannot."""
-    if not isinstance(estimator, DBNClassifier):
-        return {}
-    why = "repeated samples fall into other minibatches, and are pretrained on more than once"
-    return {"check_sample_weight_equivalence_on_dense_data": why}
-
-
 @parametrize_with_checks(
     [
         RBMEncoder(4, n_iter=1),
@@ -60,8 +52,7 @@ def not_expected(estimator: Any) -> dict[str, str]:
             learning_rate=0.5,
             batch_size=10,
         ),
-    ],
-    expected_failed_checks=not_expected,
+    ]
 )
 def test_scikit_learn_accepts_them(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -176,29 +167,6 @@ def test_dask_arrays_stay_lazy(X, y, net: DBNClassifier, encoder: RBMEncoder) ->
     assert fitted.score(data, da.from_array(y)) > 0.9
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-def test_weights_say_which_labels_count(X, y, lazy: bool) -> None:
-    """Half of the labels are wrong, and count little."""
-    wrong = np.arange(N) % 2 == 0
-    given = np.where(wrong, np.where(y == "low", "high", "low"), y)
-    weights = np.where(wrong, 0.05, 1.0)
-    fitted = classifier().fit(X, given, da.from_array(weights) if lazy else weights)
-    assert fitted.score(X, y) > 0.9
-    assert fitted.score(X, given, sample_weight=weights) > 0.9
-    assert_same_weights(classifier().fit(X, given), classifier().fit(X, given, np.ones(N)))
-
-
-def test_a_weight_is_how_often_a_sample_comes_in_whole_batches(X, y) -> None:
-    """Without pretraining, and scaled alike, all that differs is the order of sums."""
-    weights = np.arange(N) % 4
-    weights[[X.argmin() // V, X.argmax() // V]] = 1
-    often = np.repeat(np.arange(N), weights)
-    whole = classifier(pretrain_iter=0, batch_size=1000, n_iter=5)
-    first = whole.fit(X, y, sample_weight=weights).predict_proba(X)
-    second = clone(whole).fit(X[often], y[often]).predict_proba(X)
-    np.testing.assert_allclose(first, second, rtol=1e-4)
-
-
 def test_an_encoder_knows_what_is_likely_and_what_codes_mean(X, encoder: RBMEncoder) -> None:
     back = encoder.inverse_transform(encoder.transform(X))
     assert back.shape == X.shape
@@ -294,22 +262,6 @@ def test_what_cannot_be_used_is_said(data, error, message, X, encoder: RBMEncode
     use = encoder.transform if message == "4 features" else clone(encoder).fit
     with pytest.raises(error, match=message):
         use(data(X))
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        (np.ones(N - 1), "inconsistent numbers of samples"),
-        (np.ones((N, 2)), "1d array"),
-        (np.full(N, np.nan), "sample_weight contains NaN"),
-        (np.full(N, -1.0), "sample 0: expected a finite weight, 0 or more, found -1"),
-        (da.full(N, -1.0), "sample 0: expected a finite weight, 0 or more, found -1"),
-        (np.zeros(N), "none counts: all of the weights 'sample_weight' are zero"),
-    ],
-)
-def test_weights_that_cannot_be_used_are_said(weights, message, X, y) -> None:
-    with pytest.raises(ValueError, match=message):
-        classifier().fit(X, y, sample_weight=weights)
 
 
 def test_as_many_labels_as_samples(X, y) -> None:
