@@ -9,25 +9,17 @@ from typing import Any
 
 from deepstrata.ops import marginalised, models, pretraining
 from deepstrata.pipelines.context import PASS_SHARDS
-from deepstrata.pipelines.control import describe
 from deepstrata.pipelines.graph import FAN_IN
 from deepstrata.pipelines.lowering.fitting import stores_activations
 from deepstrata.pipelines.lowering.principal import RUN_BYTES, snapshot_runs
 from deepstrata.pipelines.lowering.solving import RUNS, runs_of
 from deepstrata.pipelines.planning import memory
 from deepstrata.pipelines.planning.data import Data, Reading, look
-from deepstrata.pipelines.planning.memory import Weights
-from deepstrata.pipelines.planning.plans import Choice, ColumnFacts, Plan, Shuffle, Step
-from deepstrata.pipelines.planning.shuffling import Mix
-from deepstrata.pipelines.rounds import LEAST_WINDOW, Round, epoch_rounds, windows
-from deepstrata.pipelines.strategies import Learning, initial_state, replica_count
-from deepstrata.pipelines.strategies import memory as past_states
-from deepstrata.pipelines.training import KEEP
+from deepstrata.pipelines.planning.plans import ColumnFacts, Plan, Step
+from deepstrata.pipelines.planning.trainings import read_facts, training_step
 from deepstrata.schemas.datasets import FileSource
 from deepstrata.schemas.growing import DiscriminativePretrain
-from deepstrata.schemas.keys import Key
-from deepstrata.schemas.models import Trainable, classifies, is_supervised
-from deepstrata.schemas.optimisers import Optimiser
+from deepstrata.schemas.models import classifies, is_supervised
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.stages import (
     Apply,
@@ -35,7 +27,6 @@ from deepstrata.schemas.stages import (
     Encode,
     Evaluate,
     FineTune,
-    Fitting,
     Part,
     Pretrain,
     Report,
@@ -45,15 +36,12 @@ from deepstrata.schemas.stages import (
     Stage,
     Standardise,
     Transfer,
-    decides,
 )
-from deepstrata.schemas.strategies import LocalSteps, Strategy
 from deepstrata.schemas.trees import nbytes
 from deepstrata.storage import stores
 from deepstrata.storage.splits import PARTS, learned_counts
 
 TRAIN: tuple[Part, ...] = ("train",)
-LARGEST_CHOICE = 8  #: times the declared buffer that is shown beside it
 
 
 def plan(pipeline: Pipeline, *, data: Any = None) -> Plan:
@@ -103,16 +91,6 @@ def _columns(found: Data, once: Reading) -> tuple[ColumnFacts, ...]:
     )
 
 
-def _read(reading: Reading, passes: int = 1) -> dict[str, Any]:
-    whole = reading.times(passes)
-    return {
-        "passes": passes,
-        "bytes_used": whole.used,
-        "bytes_read": whole.decoded,
-        "bytes_disk": whole.disk,
-    }
-
-
 def _pass(
     name: str,
     found: Data,
@@ -133,7 +111,7 @@ def _pass(
         graph_tasks=graph + extra(graph),
         bytes_written=written,
         peak=peak,
-        **_read(found.reading(supervised=supervised)),
+        **read_facts(found.reading(supervised=supervised)),
         **more,
     )
 
@@ -189,7 +167,7 @@ def _(stage: Solve, pipeline: Pipeline, found: Data) -> list[Step]:
                 bytes_written=2 * nbytes(layer),
                 peak=peak + below,
                 weights=nbytes(layer) // 4,
-                **_read(found.reading(), subsets + (subsets > 1)),
+                **read_facts(found.reading(), subsets + (subsets > 1)),
             )
         )
         below += nbytes(layer)
@@ -206,7 +184,7 @@ def _(stage: Pretrain, pipeline: Pipeline, found: Data) -> list[Step]:
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
         stored = i > 0 and stores_activations(stage, found.samples, visible)
-        step = _training(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
+        step = training_step(name, stage, layer, optimiser, visible, found, 4 * visible * stored)
         if stored:
             step = _after_pass(step, found, visible, written=4 * found.samples * visible)
         if stage.visible_bias == "mean":
@@ -237,7 +215,7 @@ def _(stage: DiscriminativePretrain, pipeline: Pipeline, found: Data) -> list[St
     for i, net in enumerate(stage.grown):
         optimiser = stage.optimiser[i] if isinstance(stage.optimiser, tuple) else stage.optimiser
         name = f"{stage.name}/layer-{i}"
-        steps.append(_training(name, stage, net, optimiser, found.visible, found, 0))
+        steps.append(training_step(name, stage, net, optimiser, found.visible, found, 0))
     return steps
 
 
@@ -247,7 +225,9 @@ def _(stage: FineTune, pipeline: Pipeline, found: Data) -> list[Step]:
     factors = stage.factors(model)
     if stage.labelled is not None and classifies(model):
         found = _with_labelled(found, stage.labelled * (model.classes or 0))
-    return [_training(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)]
+    return [
+        training_step(stage.name, stage, model, stage.optimiser, found.visible, found, 0, factors)
+    ]
 
 
 def _with_labelled(found: Data, samples: int) -> Data:
@@ -255,129 +235,6 @@ def _with_labelled(found: Data, samples: int) -> Data:
     share = min(samples / max(sum(train for train, *_ in found.counts), 1), 1.0)
     counts = tuple((math.ceil(share * train), *rest) for train, *rest in found.counts)
     return found._replace(counts=counts)  # type: ignore[arg-type]
-
-
-def _training(
-    name: str,
-    stage: Fitting,
-    model: Trainable,
-    optimiser: Optimiser,
-    visible: int,
-    found: Data,
-    stored_bytes: int,
-    factors: tuple[float, ...] = (),
-) -> Step:
-    """Plan one training; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
-    strategy = stage.strategy
-    settings = Learning(model, optimiser, strategy, visible, Key(0), factors=factors)
-    counts = [c[0] for c in found.counts]
-    epoch = list(epoch_rounds(found.grid, counts, strategy, Key(0), 0))
-    used = [i for i, n in enumerate(counts) if n]
-    replicas = replica_count(settings)
-    state = initial_state(settings, models.shapes(model, visible))
-    weights = Weights(nbytes(state.params), nbytes(state.optimiser))
-    states = past_states(strategy)
-    checkpoint = states * (weights.both + replicas * weights.params)
-    mix, supervised = _mix(strategy, counts), is_supervised(model)
-    places = min(strategy.shards, len(used))
-
-    def peak(buffer: int) -> memory.Peak:
-        return memory.training_peak(
-            found,
-            weights,
-            model,
-            visible,
-            strategy.batch,
-            buffer,
-            stage.monitor,
-            states,
-            supervised,
-        )
-
-    def whole(buffer: int) -> int:
-        return peak(buffer).fixed + places * peak(buffer).place
-
-    reading = found.reading(used, not stored_bytes, supervised)
-    if stored_bytes:
-        more = stored_bytes * sum(found.grid[i].rows for i in used)
-        reading = Reading(reading.used + more, reading.decoded + more)
-    return Step(
-        stage=name,
-        shards=len(used),
-        rounds=stage.epochs * len(epoch),
-        tasks=stage.epochs * (_graph_tasks(epoch, replicas) + 2),
-        graph_tasks=_largest_window(epoch, stage, replicas) + 2 * (1 + replicas),
-        bytes_written=checkpoint * KEEP * (2 if stage.keep == "best" else 1),
-        peak=whole(mix.buffer),
-        places=places,
-        place_bytes=peak(mix.buffer).place,
-        checkpoint=checkpoint,
-        weights=weights.params // 4,
-        note=f"{_steps(strategy)}{describe(stage)}",
-        shuffle=Shuffle(
-            local=isinstance(strategy, LocalSteps),
-            mix=mix,
-            likeness=found.likeness,
-            choices=tuple(Choice(b, mix._replace(buffer=b), whole(b)) for b in _choices(mix)),
-        ),
-        **_read(reading, stage.epochs),
-    )
-
-
-def _steps(strategy: Strategy) -> str:
-    return f"{strategy.steps} steps a round, " if isinstance(strategy, LocalSteps) else ""
-
-
-def _mix(strategy: Strategy, counts: list[int]) -> Mix:
-    """Return where a step's samples come from; a step of ``LocalSteps`` is of one place."""
-    taking_part = sum(1 for n in counts if n) or 1
-    places = 1 if isinstance(strategy, LocalSteps) else min(strategy.shards, taking_part)
-    return Mix(
-        batch=strategy.batch,
-        places=places,
-        buffer=min(strategy.buffer, max(1, taking_part // places)),
-        shards=taking_part,
-        rows=sum(counts) / taking_part,
-    )
-
-
-def _choices(mix: Mix) -> list[int]:
-    """Return a few larger buffers, up to all shards."""
-    most = max(1, mix.shards // mix.places)
-    tried = {min(mix.buffer * factor, most) for factor in (2, 4, LARGEST_CHOICE)}
-    return sorted(tried - {mix.buffer})
-
-
-def _graph_tasks(rounds: list[Round], replicas: int) -> int:
-    """Return the tasks of some rounds without watching and saving."""
-    locals_ = sum(len(r.places) for r in rounds) * (2 if replicas else 1)
-    merges = sum(_tree(len(r.places)) for r in rounds)
-    loads = sum(len(r.places) for r in rounds if r.ends_group)
-    return loads + locals_ + merges + 2 * len(rounds)
-
-
-def _largest_window(epoch: list[Round], stage: Fitting, replicas: int) -> int:
-    """Return the tasks of the largest window; the rounds of one epoch stand for all."""
-    if not epoch:
-        return 0
-    rounds = stage.checkpoint_rounds or LEAST_WINDOW
-    some = epoch * min(stage.epochs, -(-rounds // len(epoch)) + 1)
-    return max(
-        (
-            _graph_tasks(window, replicas) + 2 * sum(1 for r in window if r.ends_epoch)
-            for window in windows(some, stage.checkpoint_rounds, decides(stage))
-        ),
-        default=0,
-    )
-
-
-def _tree(count: int) -> int:
-    """Return how many merges the reduction of ``count`` partials takes before the update."""
-    merges = 0
-    while count > FAN_IN:
-        count = -(-count // FAN_IN)
-        merges += count
-    return merges
 
 
 @estimate.register
@@ -402,7 +259,9 @@ def _(stage: Evaluate, pipeline: Pipeline, found: Data) -> list[Step]:
         shards += len(some)
     tasks = 2 * shards + shards // FAN_IN + 1 + pairs
     graph = max(min(tasks, 3 * PASS_SHARDS), pairs)
-    return [Step(stage.name, shards, tasks=tasks, graph_tasks=graph, peak=peak, **_read(reading))]
+    return [
+        Step(stage.name, shards, tasks=tasks, graph_tasks=graph, peak=peak, **read_facts(reading))
+    ]
 
 
 @estimate.register
@@ -412,7 +271,7 @@ def _(stage: CrossDomain, pipeline: Pipeline, found: Data) -> list[Step]:
     peak = memory.svm_peak(found, min(stage.samples, found.samples), model, width)
     step = _pass(stage.name, found, peak, merges=True)
     # Domains are counted, learned from (features and codes each read the training part), tested.
-    return [step._replace(tasks=3 * step.tasks, **_read(found.reading(), 3))]
+    return [step._replace(tasks=3 * step.tasks, **read_facts(found.reading(), 3))]
 
 
 @estimate.register
