@@ -48,7 +48,7 @@ def training_step(
     stored_bytes: int,
     factors: tuple[float, ...] = (),
 ) -> Step:
-    """Return what one training will do; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
+    """Plan one training; ``stored_bytes`` is a sample's stored activations, 0 if none are read."""
     strategy = stage.strategy
     settings = Learning(model, optimiser, strategy, visible, Key(0), factors=factors)
     counts = [c[0] for c in found.counts]
