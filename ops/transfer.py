@@ -82,7 +82,8 @@ def take(model: Net, count: int, visible: int, parent: Model, params: Tree) -> t
 
 def _check_declaration(where: str, ours: Any, theirs: Any) -> None:
     expected, found = (layer.model_dump(exclude=ASIDE) for layer in (ours, theirs))
-    for field, value in expected.items():
+    for field in dict.fromkeys(("kind", *expected)):
+        value = expected[field]
         if found.get(field) != value:
             raise DeclarationError(
                 f"{where}: expected {field}={value!r}, found {found.get(field)!r}; take fewer "

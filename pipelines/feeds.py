@@ -257,7 +257,7 @@ def _through(layers: Sequence[Below], x: Array) -> Array:
     rows = max(1, BELOW_BYTES // (4 * max(widths)))
     blocks = []
     for start in range(0, max(x.shape[0], 1), rows):
-        block = x[start : start + rows]
+        block = x[start : min(start + rows, x.shape[0]), :]
         for layer in layers:
             block = layer.encode(block)
         blocks.append(block)

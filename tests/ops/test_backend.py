@@ -42,7 +42,7 @@ def test_ops_import_what_they_may_and_cupy_in_one_place():
     allowed = {"deepstrata", "numpy", "numba", "scipy", "array_api_compat", "threadpoolctl"}
     allowed |= {"llvmlite", "sklearn"}  # numba's own, and the solver of linear_svm
     standard = {"math", "typing", "functools", "collections", "importlib", "itertools", "os"}
-    standard |= {"ctypes", "pathlib"}
+    standard |= {"ctypes", "operator", "pathlib"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

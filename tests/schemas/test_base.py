@@ -16,6 +16,7 @@ from deepstrata.schemas.optimisers import SGD, Linear
 from deepstrata.schemas.pipelines import Pipeline
 from deepstrata.schemas.runs import RunManifest
 from deepstrata.schemas.stages import Evaluate, Pretrain
+from deepstrata.schemas.training import NamedStage, TrainingStage
 
 SCHEMA = {"sample_dim": "time", "variables": []}
 PIPELINE = {"name": "p", "source": {"kind": "zarr", "path": "x", "features": "f"}, "stages": []}
@@ -23,11 +24,16 @@ MANIFEST = {"run": "r", "pipeline": PIPELINE, "started": "now", "environment": {
 DOCUMENTS = [(DatasetSchema, SCHEMA), (Pipeline, PIPELINE), (RunManifest, MANIFEST)]
 
 
+ABSTRACT = {NamedStage, TrainingStage}  #: what stages inherit from
+
+
 def declarations(base: type[Declaration] = Declaration) -> list[type[Declaration]]:
     """Return all that a user can write down, in ``deepstrata.schemas``."""
     found = [k for k in base.__subclasses__() if k.__module__.startswith("deepstrata.schemas")]
     below = [kind for parent in found for kind in declarations(parent)]
-    return [kind for kind in found if not kind.__name__.startswith("_")] + below
+    return [
+        kind for kind in found if not kind.__name__.startswith("_") | (kind in ABSTRACT)
+    ] + below
 
 
 def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list[str]:
