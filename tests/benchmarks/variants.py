@@ -157,7 +157,7 @@ def pipeline(path: str, model: str, seed: int, quick: bool = False) -> Pipeline:
 
 def errors(client: Client, given: argparse.Namespace) -> Iterator[tuple[str, float, float, float]]:
     """Run everything; yield mean, least and greatest test error of each variant and model, in %."""
-    for kind in FUNCTIONS:
+    for kind in given.kinds:
         path = store(kind, given.data, given.out)
         for model in MODELS:
             found = []
@@ -179,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, metavar="PATH", help="folder of MNIST's idx files")
     parser.add_argument("--out", default="runs/variants", metavar="PATH", help="where runs go")
+    parser.add_argument("--kinds", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, 3")
     parser.add_argument("--quick", action="store_true", help="one epoch: that it runs, no more")
     given = parser.parse_args()
