@@ -22,8 +22,8 @@ BOTH_SIGNS = 0.2  #: of the larger end, where values of both signs are taken for
 SEQUENTIAL = ("viridis", "viridis")
 #: What CF conventions call coordinates of each kind (section 4), and what people call them.
 WORDS = {
-    "latitude": {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"},
-    "longitude": {"degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"},
+    kind: {f"degree{s}{end}" for s in ("", "s") for end in (f"_{way}", f"_{way[0]}", way[0])}
+    for kind, way in (("latitude", "north"), ("longitude", "east"))
 }
 NAMES = {"latitude": {"lat", "latitude"}, "longitude": {"lon", "long", "longitude"}}
 
