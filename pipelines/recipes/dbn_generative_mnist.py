@@ -19,6 +19,26 @@ from deepstrata import (
     Steps,
 )
 
+strategy = LocalSteps(batch=50, steps=100, shards=2)
+up_down = [
+    FineTune(
+        name=f"updown-{sweeps}",
+        epochs=epochs,
+        gibbs_steps=sweeps,
+        optimiser=SGD(
+            learning_rate=Linear(start=start, end=end, epochs=epochs),
+            momentum=0.9,
+            weight_decay=1e-5,
+        ),
+        strategy=strategy,
+    )
+    # The better the memory, the longer its chains take to mix, and the more sweeps it needs.
+    for sweeps, epochs, start, end in (
+        (3, 20, 0.03, 0.02),
+        (6, 20, 0.03, 0.02),
+        (10, 40, 0.03, 0.0003),
+    )
+]
 pipeline = Pipeline(
     name="dbn-generative-mnist",
     source=FileSource(
@@ -42,20 +62,10 @@ pipeline = Pipeline(
                 momentum=Steps(values=(0.5, 0.9), boundaries=(5,)),
                 weight_decay=0.0002,
             ),
-            strategy=LocalSteps(batch=100, steps=50, shards=2),
+            strategy=strategy,
         ),
         Evaluate(name="greedy"),
-        FineTune(
-            name="updown",
-            epochs=100,
-            gibbs_steps=3,
-            optimiser=SGD(
-                learning_rate=Linear(start=0.02, end=0.0002, epochs=100),
-                momentum=0.9,
-                weight_decay=1e-5,
-            ),
-            strategy=LocalSteps(batch=100, steps=50, shards=2),
-        ),
+        *up_down,
         Evaluate(),
         Encode(),
         Report(

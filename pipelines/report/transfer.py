@@ -10,7 +10,6 @@ import numpy as np
 
 from deepstrata.pipelines.report.classes import SHADES
 from deepstrata.pipelines.report.markup import Markup, tag
-from deepstrata.pipelines.report.numbers import number
 from deepstrata.schemas.trees import Array
 
 LOST = 2.0  #: ratio from which a cell has the darkest shade
@@ -39,7 +38,7 @@ def transfer_table(transfer: Transfer, seen: str) -> Markup:
     )  # fmt: skip
     rows = [
         tag("tr", tag("th", name, scope="row"), *_cells(errors[s], ratios[s], s),
-            tag("td", number(float(np.delete(ratios[s], s).mean()), 3), class_="sum"))
+            tag("td", f"{np.delete(ratios[s], s).mean():.2f}", class_="sum"))
         for s, name in enumerate(transfer.domains)
     ]  # fmt: skip
     caption = tag("caption", f"errors in percent of a classifier of the {seen}; columns: tested on")
