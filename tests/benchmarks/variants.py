@@ -193,10 +193,9 @@ def main() -> None:
     parser.add_argument("--out", default="runs/variants", metavar="PATH", help="where runs go")
     parser.add_argument("--kinds", nargs="+", choices=FUNCTIONS, default=list(FUNCTIONS))
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, 3")
-    for stage, epochs in (("pretraining", 20), ("finetuning", 40)):
-        parser.add_argument(
-            f"--{stage}", type=int, default=epochs, metavar="EPOCHS", help=f"{epochs}"
-        )
+    for stage, epochs, of in (("pretraining", 20, "each layer's "), ("finetuning", 40, "")):
+        words = f"{of}epochs, {epochs}"
+        parser.add_argument(f"--{stage}", type=int, default=epochs, metavar="N", help=words)
     given = parser.parse_args()
     measuring.begin(f"SDAE, SAE and no pretraining on variants of MNIST, {given.seeds} seeds")
     with connect("local") as client:
