@@ -138,8 +138,8 @@ def pipeline(path: str, model: str, seed: int, pretraining: int, finetuning: int
     """Return the recipe ``sdae-mnist`` on a variant, with the pretraining of one of ``MODELS``.
 
     Layers are half as wide, for a sixth as many digits, and all models are fine-tuned at a rate
-    that one without pretraining can learn at. Its logistic units then begin with weights four
-    times Glorot's, which leave the plateau that those of the recipe stay on.
+    that one without pretraining can learn at. That one begins with weights four times
+    Glorot's: with those of the recipe its logistic units stay on a plateau.
     """
     changes: dict[str, Any] = {"seed": seed, "finetune.strategy.batch": 10}
     for stage, epochs in (("pretrain", pretraining), ("finetune", finetuning)):

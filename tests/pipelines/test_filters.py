@@ -81,7 +81,7 @@ def test_filters_become_a_net_with_the_same_bits_on_any_workers(
 ) -> None:
     declared = pipeline(bars_path, kind, *to_the_end(kind), epochs=8)
     found = run(declared, client, out=str(tmp_path / "run"))
-    with connect(*(("local", 2) if kind == "psd" else ("threads", 1))) as others:
+    with connect(*(("local", 2) if kind == "rbm" else ("threads", 1))) as others:
         same(found, run(declared, others, out=str(tmp_path / "others")))
     assert found.metrics["test_error"] < 0.2
     layers = len(declared.stages[1].pretrained)  # type: ignore[union-attr]
