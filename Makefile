@@ -21,7 +21,7 @@ demo: $(VENV)/.ready
 	$(BIN)/deepstrata run dbn-digits --out $(DEMO)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest tests -m "not benchmark and not network" --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest tests -m "not benchmark and not network" --numprocesses=3 --dist=loadfile
 
 check: lint types
 
