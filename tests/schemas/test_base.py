@@ -31,9 +31,8 @@ def declarations(base: type[Declaration] = Declaration) -> list[type[Declaration
     """Return all that a user can write down, in ``deepstrata.schemas``."""
     found = [k for k in base.__subclasses__() if k.__module__.startswith("deepstrata.schemas")]
     below = [kind for parent in found for kind in declarations(parent)]
-    return [
-        kind for kind in found if not kind.__name__.startswith("_") | (kind in ABSTRACT)
-    ] + below
+    named = [kind for kind in found if not kind.__name__.startswith("_")]
+    return [kind for kind in named if kind not in ABSTRACT] + below
 
 
 def told(kind: type[Declaration], where: str = "here", /, **fields: Any) -> list[str]:
